@@ -1,0 +1,1 @@
+"""Forward operators: one operator, or one family, a file."""

@@ -1,0 +1,67 @@
+"""Posterior samples and where they came from."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sciinstruct.core.checks import check_finite
+from sciinstruct.core.files import atomic_path
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Posterior samples in physical units.
+
+    Parameters
+    ----------
+    samples : Tensor, shape (S, *event_shape)
+        Equally weighted draws.
+    coordinates : dict
+        ``{"y": (values, unit), "x": (values, unit)}`` for images.
+    attributes : dict
+        Provenance: solver, its settings, seed, wall time, versions. JSON-able.
+    diagnostics : dict
+        What the solver measured on the way: floats, lists of floats, or tensors. Mode weights under ``mode_weights``,
+        red flags (list of str) under ``warnings``.
+    """
+
+    samples: Tensor
+    coordinates: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim < 2 or len(self.samples) == 0:
+            raise ValueError(f"samples must have shape (sample, *event), got {tuple(self.samples.shape)}")
+        check_finite("samples", self.samples)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over samples, (*event_shape)."""
+        return self.samples.mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation over samples, (*event_shape)."""
+        return self.samples.std(0)
+
+    def quantile(self, q: float | Tensor) -> Tensor:
+        """Quantile(s) over samples; a leading axis if `q` is a tensor of several."""
+        return torch.quantile(self.samples, torch.as_tensor(q, dtype=self.samples.dtype), 0)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Dataset of samples, mean, sd and quantiles with coordinates and units; provenance in ``attrs``."""
+        from sciinstruct.core.posterior_io import to_dataset
+
+        return to_dataset(self)
+
+    def to_netcdf(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_xarray` to a NetCDF file; raises OutputError if that fails."""
+        with atomic_path(path) as temporary:
+            self.to_xarray().to_netcdf(temporary, engine="h5netcdf")

@@ -1,0 +1,5 @@
+"""Diffusion priors: analytic, trained, wrapped, packaged."""
+
+from sciinstruct.priors.base import Prior
+
+__all__ = ["Prior"]
