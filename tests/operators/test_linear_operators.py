@@ -1,0 +1,86 @@
+"""What every linear operator of the package owes its users."""
+
+import pytest
+import torch
+
+from sciinstruct.core.operator import Stack, dot_test
+from sciinstruct.operators.blur import GaussianBlur
+from sciinstruct.operators.interferometry.visibility import VisibilityOperator
+from sciinstruct.operators.mask import PixelMask
+
+
+def _uv(m):
+    return 8e9 * (2 * torch.rand(2, m, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1)
+
+
+def _mask(*shape):
+    return PixelMask(torch.rand(*shape, generator=torch.Generator().manual_seed(2)) > 0.4)
+
+
+OPERATORS = {
+    "mask": lambda: _mask(6, 5),
+    "mask, three channels": lambda: _mask(3, 4, 4),
+    "blur": lambda: GaussianBlur(0.9, (6, 5)),
+    "blur, two channels": lambda: GaussianBlur(1.4, (2, 5, 6)),
+    "visibility, dense": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="dense"),
+    "visibility, nufft": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="nufft"),
+    "visibility, nufft, odd": lambda: VisibilityOperator(*_uv(11), 7, 90.0, "rect", backend="nufft"),
+    "mask of blur": lambda: _mask(6, 5) @ GaussianBlur(0.9, (6, 5)),
+    "stack": lambda: Stack(_mask(6, 5), GaussianBlur(0.9, (6, 5))),
+}
+
+
+@pytest.fixture(params=list(OPERATORS))
+def operator(request):
+    return OPERATORS[request.param]()
+
+
+def _range_dtype(operator):
+    return operator(torch.zeros(1, *operator.domain_shape, dtype=torch.float64)).dtype
+
+
+def test_dot(operator, generator):
+    assert dot_test(operator, generator) < 1e-10
+
+
+def test_adjoint_is_the_transpose_of_the_matrix(operator):
+    matrix = operator.to_dense()
+    m = torch.Size(operator.range_shape).numel()
+    eye = torch.eye(m, dtype=matrix.dtype).reshape(m, *operator.range_shape)
+    torch.testing.assert_close(operator.adjoint(eye).flatten(1), matrix.real.contiguous(), rtol=0, atol=1e-10)
+    if matrix.is_complex():
+        torch.testing.assert_close(operator.adjoint(1j * eye).flatten(1), matrix.imag.contiguous(), rtol=0, atol=1e-10)
+
+
+def test_is_linear(operator, generator):
+    x, z = torch.randn(2, 1, *operator.domain_shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(operator(2 * x - 3 * z), 2 * operator(x) - 3 * operator(z), rtol=0, atol=1e-9)
+
+
+def test_batch_equals_singles(operator, generator):
+    x = torch.randn(3, *operator.domain_shape, generator=generator, dtype=torch.float64)
+    y = operator(x)
+    assert y.shape == (3, *operator.range_shape)
+    torch.testing.assert_close(y, torch.cat([operator(row[None]) for row in x]), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        operator.adjoint(y), torch.cat([operator.adjoint(row[None]) for row in y]), rtol=0, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_follows_the_input(operator, dtype):
+    y = operator(torch.ones(2, *operator.domain_shape, dtype=dtype))
+    assert y.real.dtype == dtype and operator.adjoint(y).dtype == dtype
+
+
+def test_vjp_is_the_adjoint(operator, generator):
+    x = torch.randn(2, *operator.domain_shape, generator=generator, dtype=torch.float64)
+    y, pull = torch.func.vjp(operator, x)
+    torch.testing.assert_close(pull(y)[0], operator.adjoint(y), rtol=0, atol=1e-9)
+
+
+def test_wrong_shapes_are_refused(operator):
+    with pytest.raises(ValueError, match="x must have shape"):
+        operator(torch.ones(1, 1, 1, 1, 99))
+    with pytest.raises(ValueError, match="y must have shape"):
+        operator.adjoint(torch.ones(1, 9999))
