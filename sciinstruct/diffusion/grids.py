@@ -5,6 +5,7 @@ Choose `sigma_max` at least 20 standard deviations of the data, `sigma_min` at m
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def check_sigmas(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
             f"sigmas must be positive and finite, got {min(levels):.3g} to {max(levels):.3g}; "
             "end the grid at a small level, the final denoise goes on to zero"
         )
-    for i, (high, low) in enumerate(zip(levels, levels[1:])):
+    for i, (high, low) in enumerate(pairwise(levels)):
         if not low < high:
             raise ValueError(f"sigmas must fall strictly, but entry {i + 1} ({low:.6g}) follows {high:.6g}")
     return levels

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -44,8 +45,9 @@ class Ancestral(DiffusionSolver):
         """Calls of the denoiser one run costs."""
         return self.steps + self.denoise_final
 
-    def _path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
-        for high, low in zip(self.sigmas, self.sigmas[1:]):
+    def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Yield x at each next level; see `DiffusionSolver.path`."""
+        for high, low in pairwise(self.levels):
             clean = denoise(x, high)
             fresh = self.eta * low * math.sqrt(1 - (low / high) ** 2)
             kept = math.sqrt(low**2 - fresh**2)

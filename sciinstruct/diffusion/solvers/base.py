@@ -28,7 +28,7 @@ def draw_noise(x: Tensor, generator: Generators) -> Tensor:
 class DiffusionSolver(ABC):
     """Base of the solvers: hyper-parameters only, no state, so one solver serves many runs.
 
-    A solver is called as ``solver(denoise, x, generator=g)``. Subclasses write `_path`, which yields x at each level.
+    A solver is called as ``solver(denoise, x, generator=g)``; subclasses write `path`.
 
     Parameters
     ----------
@@ -45,6 +45,11 @@ class DiffusionSolver(ABC):
         object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
 
     @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels as floats."""
+        return tuple(self.sigmas)
+
+    @property
     def steps(self) -> int:
         """Number of steps between levels."""
         return len(self.sigmas) - 1
@@ -55,8 +60,17 @@ class DiffusionSolver(ABC):
         """Calls of the denoiser one run costs."""
 
     @abstractmethod
-    def _path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
-        """Yield x at ``sigmas[1]``, ``sigmas[2]``, ...; `noise` draws a new standard normal batch."""
+    def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Yield x at ``sigmas[1]``, ``sigmas[2]``, ..., unchecked and without the final denoise.
+
+        Parameters
+        ----------
+        denoise, x
+            As in the call.
+        noise : callable
+            ``noise() -> Tensor`` of x's shape, standard normal, asked once a step where the solver adds noise. With
+            unit impulses instead, a linear denoiser's exact covariance can be read off without Monte Carlo.
+        """
 
     def __call__(
         self,
@@ -96,20 +110,20 @@ class DiffusionSolver(ABC):
         """
         _check_start(x, generator)
         checked = _checked(denoise)
-        path = self._path(checked, x, lambda: draw_noise(x, generator))
-        name = type(self).__name__
-        for step, state in enumerate(track(path, progress=progress, description=name, total=self.steps), start=1):
+        name, levels = type(self).__name__, self.levels
+        path = self.path(checked, x, lambda: draw_noise(x, generator))
+        for step, state in enumerate(track(path, progress=progress, description=name, total=self.steps), 1):
             x = state
             self._check_step(step, x)
             if callback is not None:
-                callback(step, {"sigma": self.sigmas[step], "rms": float(x.detach().square().mean().sqrt())})
-        return checked(x, self.sigmas[-1]) if self.denoise_final else x
+                callback(step, {"sigma": levels[step], "rms": float(x.detach().square().mean().sqrt())})
+        return checked(x, levels[-1]) if self.denoise_final else x
 
     def _check_step(self, step: int, x: Tensor) -> None:
         if not torch.isfinite(x).all():
             raise SolverError(
                 f"{type(self).__name__}: x is not finite after step {step} of {self.steps} "
-                f"(sigma = {self.sigmas[step]:.3g}); the denoiser returned NaN or too large values"
+                f"(sigma = {self.levels[step]:.3g}); the denoiser returned NaN or too large values"
             )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -47,9 +48,10 @@ class DPMpp2M(DiffusionSolver):
         """Calls of the denoiser one run costs."""
         return self.steps + self.denoise_final
 
-    def _path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+    def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Yield x at each next level; see `DiffusionSolver.path`."""
         previous, h_previous = None, 0.0
-        for high, low in zip(self.sigmas, self.sigmas[1:]):
+        for high, low in pairwise(self.levels):
             h = math.log(high / low)
             clean = denoise(x, high)
             target = clean if previous is None else clean + (0.5 * h / h_previous) * (clean - previous)

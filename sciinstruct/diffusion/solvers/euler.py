@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -29,8 +30,9 @@ class Euler(DiffusionSolver):
         """Calls of the denoiser one run costs."""
         return self.steps + self.denoise_final
 
-    def _path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
-        for high, low in zip(self.sigmas, self.sigmas[1:]):
+    def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Yield x at each next level; see `DiffusionSolver.path`."""
+        for high, low in pairwise(self.levels):
             clean = denoise(x, high)
             x = clean + (low / high) * (x - clean)
             yield x

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -57,10 +58,11 @@ class Heun(DiffusionSolver):
         """Calls of the denoiser one run costs."""
         return 2 * self.steps + self.denoise_final
 
-    def _path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+    def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Yield x at each next level; see `DiffusionSolver.path`."""
         gain = min(self.churn / self.steps, MAX_GAIN)
         lowest, highest = self.churn_range
-        for high, low in zip(self.sigmas, self.sigmas[1:]):
+        for high, low in pairwise(self.levels):
             if gain > 0 and lowest <= high <= highest:
                 raised = high * (1 + gain)
                 x = x + self.churn_std * math.sqrt(raised**2 - high**2) * noise()

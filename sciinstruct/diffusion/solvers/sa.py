@@ -105,7 +105,7 @@ class SASolver(DiffusionSolver):
     @property
     def taus(self) -> tuple[float, ...]:
         """Noise strength of each step."""
-        return tuple(float(self.tau(s) if callable(self.tau) else self.tau) for s in self.sigmas[1:])
+        return tuple(float(self.tau(s) if callable(self.tau) else self.tau) for s in self.levels[1:])
 
     @property
     def evaluations(self) -> int:
@@ -113,22 +113,24 @@ class SASolver(DiffusionSolver):
         inner = 2 * self.steps - 1 if self.evaluate_corrected else self.steps - (not self.corrector_order)
         return 1 + inner + self.denoise_final
 
-    def _path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+    def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Yield x at each next level; see `DiffusionSolver.path`."""
         orders = self.predictor_order, self.corrector_order
-        past = [denoise(x, self.sigmas[0])]  # newest first
-        for i, step in enumerate(plan(self.sigmas, self.taus, *orders, self.simple_order2), start=1):
+        levels = self.levels
+        past = [denoise(x, levels[0])]  # newest first
+        for i, step in enumerate(plan(levels, self.taus, *orders, self.simple_order2), start=1):
             base = step.decay * x
             if step.noise > 0:
                 base = base + step.noise * noise()
             x = _combine(base, step.predictor, past)
             last = i == self.steps
             if self.corrector_order:
-                past.insert(0, denoise(x, self.sigmas[i]))
+                past.insert(0, denoise(x, levels[i]))
                 x = _combine(base, step.corrector, past)
                 if self.evaluate_corrected and not last:
-                    past[0] = denoise(x, self.sigmas[i])
+                    past[0] = denoise(x, levels[i])
             elif not last:
-                past.insert(0, denoise(x, self.sigmas[i]))
+                past.insert(0, denoise(x, levels[i]))
             del past[MAX_ORDER:]
             yield x
 
