@@ -79,7 +79,8 @@ class Observation:
     Raises
     ------
     ValueError
-        If there are no rows, lengths differ, a number is not finite, sigma is not positive, or an index is out of range.
+        If there are no rows, lengths differ, a number is not finite, sigma is not positive, or an index is out of
+        range.
     """
 
     u: Tensor

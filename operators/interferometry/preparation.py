@@ -182,6 +182,6 @@ def flag(
 
 
 def debiased_amplitude(obs: "Observation") -> Tensor:
-    """Amplitudes without the noise bias: A^2 = |V|^2 - sigma^2, or sigma^2 where that is negative; Jy, shape (rows,)."""
+    """Amplitudes in Jy without the noise bias, shape (rows,): A^2 = |V|^2 - sigma^2, or sigma^2 where negative."""
     squared = obs.vis.abs() ** 2 - obs.sigma**2
     return torch.where(squared < 0, obs.sigma**2, squared).sqrt()

@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sciinstruct.operators.interferometry.uvfits import UvfitsFile
+    from sciinstruct.operators.interferometry.uvfits_file import UvfitsFile
 
 _PARALLEL_HANDS = ((-1, -2), (-5, -6))  # RR, LL and XX, YY
 _STOKES_I = 1
