@@ -1,7 +1,7 @@
 """Random black-hole skies to train a diffusion prior on, and skies of other kinds to test it with.
 
-Toy models, not GRMHD: blurred m-rings and a toy equatorial flow, with a share of skies that hold no ring at all, so that
-a prior trained on them does not turn every source into a ring.
+Toy models, not GRMHD: blurred m-rings and a toy equatorial flow, with a share of skies that hold no ring at all, so
+that a prior trained on them does not turn every source into a ring.
 """
 
 from collections.abc import Callable, Mapping
@@ -91,10 +91,10 @@ def simulate_blackholes(
 ) -> BlackHoleImages:
     """Simulate the training set of a black-hole prior. Toy models, not GRMHD.
 
-    Every sky is rotated, mirrored (probability 1/2), zoomed by U(0.83, 1.15) and shifted by N(0, 4 uas) along each axis,
-    rendered on pixels two to four times finer, and averaged. It is then multiplied by exp(a f), a ~ U(0.05, 0.3), with f
-    a smooth Gaussian field of unit variance, and a faint textured floor of 3 to 10 % of the mean brightness is added: the
-    set has full rank, with no direction in which all skies agree exactly.
+    Every sky is rotated, mirrored (probability 1/2), zoomed by U(0.83, 1.15) and shifted by N(0, 4 uas) along each
+    axis, rendered on pixels two to four times finer, and averaged. It is then multiplied by exp(a f), a ~ U(0.05, 0.3),
+    with f a smooth Gaussian field of unit variance, and a faint textured floor of 3 to 10 % of the mean brightness is
+    added: but for the flux, which is normalised, there is no direction in which all skies agree exactly.
 
     Parameters
     ----------
@@ -119,7 +119,8 @@ def simulate_blackholes(
     Raises
     ------
     ValueError
-        If `n` or `npix` is too small, `fov` is not positive, or `weights` names an unknown kind or cannot be normalised.
+        If `n` or `npix` is too small, `fov` is not positive, or `weights` names an unknown kind, is negative or sums
+        to zero.
     """
     shares = _check_weights(DEFAULT_WEIGHTS if weights is None else weights)
     return _simulate(n, npix, fov, _TRAINING, shares, make_generator(generator), textured=True, progress=progress)
