@@ -1,8 +1,10 @@
 """Sphinx configuration. `sphinx-build -W -b html docs docs/_build/html` from the root of the repository."""
 
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -54,3 +56,26 @@ sphinx_gallery_conf = {
     "copyfile_regex": r"",
 }
 suppress_warnings = ["config.cache"]
+
+_LITERAL = re.compile(r"(``.*?``|(?::[\w:]+:)?`[^`]*`)")
+
+
+def _plain_stars_and_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings say (B, *event_shape) and |V| as one reads them; reStructuredText would take them for markup."""
+    math_indent = None
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if math_indent is not None and line.strip() and indent <= math_indent:
+            math_indent = None
+        if line.lstrip().startswith(".. math::"):
+            math_indent = indent
+        if math_indent is not None or line.lstrip().startswith(("|", "+", ">>>")):
+            continue
+        parts = _LITERAL.split(line)
+        parts[::2] = [re.sub(r"(?<![\\*])(\*)(?=\w+[,)\]])|(\|)", r"\\\g<0>", part) for part in parts[::2]]
+        lines[i] = "".join(parts)
+
+
+def setup(app: Any) -> None:
+    """Hook in before numpydoc reads the docstrings."""
+    app.connect("autodoc-process-docstring", _plain_stars_and_bars, priority=400)
