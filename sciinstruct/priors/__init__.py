@@ -6,16 +6,25 @@ from sciinstruct.priors.field import GaussianField, from_images, matern, power_l
 from sciinstruct.priors.field_mixture import MixtureOfFields
 from sciinstruct.priors.gaussian import GaussianPrior
 from sciinstruct.priors.mixture import GaussianMixture, IsotropicMixture
+from sciinstruct.priors.network import Card, NetworkPrior
+from sciinstruct.priors.train import train_prior
+from sciinstruct.priors.zoo import available, card, load
 
 __all__ = [
     "AnalyticPrior",
+    "Card",
     "GaussianField",
     "GaussianMixture",
     "GaussianPrior",
     "IsotropicMixture",
     "MixtureOfFields",
+    "NetworkPrior",
     "Prior",
+    "available",
+    "card",
     "from_images",
+    "load",
     "matern",
     "power_law",
+    "train_prior",
 ]

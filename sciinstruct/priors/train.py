@@ -1,0 +1,143 @@
+"""From images to a prior on disk, in one call."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sciinstruct.core import Callback
+from sciinstruct.diffusion.data import ImageData, batch_index, step_generator
+from sciinstruct.diffusion.engine import Engine, make_engine
+from sciinstruct.diffusion.training import CHECKPOINT, PriorTraining, TrainingState, fit, init, load_checkpoint
+from sciinstruct.diffusion.unet import UNet, UNetConfig
+from sciinstruct.priors.network import Card, NetworkPrior
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def train_prior(
+    images: Tensor | np.ndarray | str | os.PathLike[str] | Dataset[Any],
+    config: PriorTraining | None = None,
+    out_dir: str | os.PathLike[str] = "prior",
+    *,
+    network: UNetConfig | None = None,
+    augment: Augmentation | None = None,
+    about: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    resume: bool = True,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> NetworkPrior:
+    """Train a diffusion prior on images and save it.
+
+    Parameters
+    ----------
+    images : Tensor, array, path of a .npy (memory-mapped), or map-style Dataset
+        Physical images (N, C, H, W), H and W multiples of the network's stride (8 for the default).
+    config : PriorTraining, optional
+        Settings of the run.
+    out_dir : path
+        Receives weights.safetensors, card.json and the checkpoint training.pt.
+    network : UNetConfig, optional
+        Default: the small U-Net with the images' channels.
+    augment : callable, optional
+        ``augment(images, generator) -> images``, e.g. `sciinstruct.diffusion.dihedral` where the law of the images has
+        that symmetry.
+    about : dict, optional
+        Fields of `Card` to fill in: name, description, data, units, pixel, licence, command, limits.
+    resume : bool
+        Go on from a checkpoint in `out_dir` if there is one.
+    callback : callable, optional
+        ``callback(step, {"loss": ..., "gradient_norm": ..., "learning_rate": ...})``.
+
+    Returns
+    -------
+    NetworkPrior
+        With the averaged weights as saved, in float16.
+
+    Raises
+    ------
+    PriorError
+        If the checkpoint is damaged or of another run.
+    SolverError
+        If the loss is not finite; the checkpoint holds the last good state.
+    """
+    config, folder = config or PriorTraining(), Path(out_dir)
+    engine = make_engine(device)
+    source = ImageData(images)
+    mean, std, digest = source.survey()
+    shape = source.shape
+    network = network or UNetConfig(in_channels=shape[0], out_channels=shape[0])
+    scale = std / config.sigma_data
+    state = _start(network, config, engine)
+    if resume and (folder / CHECKPOINT).is_file():
+        load_checkpoint(folder / CHECKPOINT, state, config, digest)
+    draw = _batches(source, config, engine, mean, scale, augment)
+    start = time.perf_counter()
+    fit(state, draw, config, folder=folder, data=digest, progress=progress, callback=callback)
+    card = _card(state, config, network, shape, about or {}, digest)
+    card = replace(card, scale=scale, shift=mean, seconds=round(time.perf_counter() - start, 1))
+    prior = NetworkPrior(state.averaged(), card)
+    if engine.rank == 0:
+        prior.save(folder)
+        return NetworkPrior.load(folder, precision=config.precision).to(engine.device)
+    return prior
+
+
+def _start(network: UNetConfig, config: PriorTraining, engine: Engine) -> TrainingState:
+    with torch.random.fork_rng(devices=[]):  # layers start from the global generator: seed it, then put it back
+        torch.manual_seed(config.seed)
+        return init(UNet(network), config, engine)
+
+
+def _batches(
+    source: ImageData, config: PriorTraining, engine: Engine, shift: float, scale: float, augment: Augmentation | None
+) -> Callable[[int], Tensor]:
+    def draw(step: int) -> Tensor:
+        index = batch_index(len(source), config.batch, step, config.seed)
+        clean = (source.take(index.tensor_split(engine.world)[engine.rank]) - shift) / scale
+        if augment is None:
+            return clean
+        return augment(clean, step_generator(config.seed, 3, step, engine.rank))
+
+    return draw
+
+
+def _card(
+    state: TrainingState,
+    config: PriorTraining,
+    network: UNetConfig,
+    shape: tuple[int, ...],
+    about: dict[str, Any],
+    digest: str,
+) -> Card:
+    from sciinstruct import __version__
+
+    last = state.losses[-max(1, len(state.losses) // 10) :]
+    return Card(
+        event_shape=shape,
+        sigma_range=(config.levels.sigma_min, config.levels.sigma_max),
+        scale=1.0,
+        shift=0.0,
+        sigma_data=config.sigma_data,
+        architecture=asdict(network),
+        data_sha256=digest,
+        training=asdict(config),
+        steps=state.step,
+        seed=config.seed,
+        device=_device_name(state.engine.device),
+        version=__version__,
+        loss=sum(last) / len(last),
+        **about,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
