@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from sciinstruct.core.bessel import bessel_i_ratios
 from sciinstruct.datasets._skies import FWHM_TO_SIGMA, Canvas, Spots, gaussian_blur, gaussian_field, normal, uniform
 
 Shapes = dict[str, Tensor]
@@ -24,9 +25,14 @@ def m_ring(canvas: Canvas, generator: torch.Generator) -> tuple[Tensor, Shapes]:
     floor = uniform(n, (0.0, 0.15), generator)
     spots = _nuisance_spots(n, generator)
     ring = blurred_ring(canvas, diameter, width, torch.polar(size, phase))
-    share = (1 - spots.flux.sum(1)).clamp_min(0.2)
-    image = share[:, None, None] * ((1 - floor[:, None, None]) * ring + _interior(canvas, diameter, width, floor))
-    shapes = {"diameter": diameter, "width": width, "asymmetry": size[:, 0], "position_angle": -phase[:, 0]}
+    share = (1 - spots.flux.sum(1))[:, None, None]
+    image = share * ((1 - floor[:, None, None]) * ring + _interior(canvas, diameter, width, floor))
+    shapes = {
+        "diameter": diameter,
+        "width": width,
+        "asymmetry": size[:, 0],
+        "position_angle": torch.rad2deg(-phase[:, 0]),
+    }
     return image + spots.render(canvas), shapes
 
 
@@ -34,23 +40,17 @@ def blurred_ring(canvas: Canvas, diameter: Tensor, width: Tensor, beta: Tensor) 
     r"""Render m-rings blurred by a Gaussian of FWHM `width`, for unit flux.
 
     With :math:`s` the sd of the blur, R the radius and :math:`z = r R / s^2`, order k of the thin ring becomes
-    :math:`\beta_k e^{ik\theta} e^{-(r - R)^2 / 2 s^2} e^{-z} I_k(z) / (2 \pi s^2)`. The ratios
-    :math:`I_k / I_{k-1} = z / (2k + z I_{k+1} / I_k)` are run downwards, which is stable.
+    :math:`\beta_k e^{ik\theta} e^{-(r - R)^2 / 2 s^2} e^{-z} I_k(z) / (2 \pi s^2)`.
     """
     sd, radius = (width * FWHM_TO_SIGMA)[:, None, None], (diameter / 2)[:, None, None]
     r = torch.hypot(canvas.x, canvas.y).clamp_min(1e-6)
     z = r * radius / sd.square()
-    top = _ORDERS + 6
-    ratio = z / (top + 0.5 + torch.sqrt(z.square() + (top + 1.5) ** 2))
-    ratios = []
-    for k in range(top, 0, -1):
-        ratio = z / (2 * k + z * ratio)
-        ratios.append(ratio)
+    ratios = bessel_i_ratios(_ORDERS, z)
     turn = torch.complex(canvas.y / r, canvas.x / r)  # e^{i theta}, theta East of North
     angular = torch.ones_like(r)
     harmonic = torch.ones_like(turn)
     for k in range(1, _ORDERS + 1):
-        harmonic = harmonic * turn * ratios[-k]
+        harmonic = harmonic * turn * ratios[k - 1]
         angular = angular + 2 * (beta[:, k - 1, None, None] * harmonic).real
     radial = torch.exp(-0.5 * ((r - radius) / sd).square()) * torch.special.i0e(z)
     # the orders can add up to a negative brightness on the faint side: that is dark
@@ -104,7 +104,7 @@ def toy_flow(canvas: Canvas, generator: torch.Generator) -> tuple[Tensor, Shapes
     photons = photons * (total * share / (1 - share) / photons.sum(dim=(1, 2), keepdim=True))
     fwhm = uniform(n, (2.0, 12.0), generator) * (canvas.x.shape[-1] / canvas.fov)
     image = gaussian_blur((flow + photons) / total, fwhm).clamp_min(0)  # round-off of the transform
-    return image, {"diameter": 2 * math.sqrt(27) * mu, "inclination": inclination}
+    return image, {"diameter": 2 * math.sqrt(27) * mu, "inclination": torch.rad2deg(inclination)}
 
 
 def _emissivity(r: Tensor, cos: Tensor, sin: Tensor, generator: torch.Generator) -> Tensor:

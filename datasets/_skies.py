@@ -24,8 +24,8 @@ class Pose(NamedTuple):
         return Pose(*(entry[index] for entry in self))
 
     def position_angle(self, angle: Tensor) -> Tensor:
-        """Turn a model position angle into the one on the sky, rad in [0, 2 pi)."""
-        return (self.rotation + self.flip * angle) % (2 * math.pi)
+        """Turn a model position angle into the one on the sky, degrees in [0, 360)."""
+        return (torch.rad2deg(self.rotation) + self.flip * angle) % 360
 
 
 class Canvas(NamedTuple):

@@ -69,9 +69,9 @@ class BlackHoleImages(NamedTuple):
         Names of the kinds.
     parameters : dict of str to Tensor, each of shape (n,)
         What was drawn, on the sky. For all kinds: ``x`` and ``y`` (offset of the model's origin East and North, uas),
-        ``zoom`` and ``rotation`` (rad). NaN where a kind lacks the entry: ``diameter``, ``width``, ``separation``,
-        ``length``, ``scale`` (uas), ``position_angle`` (rad East of North, brightest direction of an m-ring's first
-        order), ``asymmetry`` (size of that order) and ``inclination`` (rad).
+        ``zoom`` and ``rotation`` (deg). NaN where a kind lacks the entry: ``diameter``, ``width``, ``separation``,
+        ``length``, ``scale`` (uas), ``position_angle`` (deg East of North, brightest direction of an m-ring's first
+        order), ``asymmetry`` (size of that order) and ``inclination`` (deg).
     """
 
     images: Tensor
@@ -175,7 +175,7 @@ def _simulate(
     labels = torch.multinomial(share, n, replacement=True, generator=generator)
     pose = draw_pose(n, generator)
     images = torch.empty(n, npix, npix, device=generator.device)
-    parameters = {"x": pose.x, "y": pose.y, "zoom": pose.zoom, "rotation": pose.rotation}
+    parameters = {"x": pose.x, "y": pose.y, "zoom": pose.zoom, "rotation": torch.rad2deg(pose.rotation)}
     chunks = [(kind, c) for k, kind in enumerate(kinds) for c in (labels == k).nonzero()[:, 0].split(_CHUNK) if len(c)]
     for kind, index in track(chunks, progress=progress, description="black-hole skies"):
         chosen = pose.select(index)
