@@ -1,4 +1,4 @@
-"""Training images: a tensor, a Dataset, or a memory-mapped .npy, drawn in an order that only the seed and step decide."""
+"""Training images: a tensor, a Dataset or a memory-mapped .npy, drawn in an order that seed and step alone decide."""
 
 import hashlib
 import os
@@ -98,7 +98,7 @@ def _open_npy(path: Path) -> np.ndarray:
 
 
 def step_generator(seed: int, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Generator of its own for each (seed, counters...): no state to save, so a resumed run draws what it would have."""
+    """Generator of its own for each (seed, counters...): a resumed run draws the same without any saved state."""
     state = int(np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0])
     return torch.Generator(device=device).manual_seed(state >> 1)
 

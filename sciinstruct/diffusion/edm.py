@@ -69,7 +69,7 @@ class EDMPrecond(nn.Module):
         self.log_variance = LogVariance() if learned_variance else None
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Expectation of the clean image, dtype and shape of `x` (B, C, H, W); `sigma` a number or (B,), in units of x."""
+        """Expectation of the clean image, dtype and shape of `x` (B, C, H, W); `sigma` a number or (B,), units of x."""
         sigma = expand_sigma(sigma, x)
         total = (sigma**2 + self.sigma_data**2).sqrt()
         c_skip, c_out = (self.sigma_data / total) ** 2, sigma * self.sigma_data / total
@@ -102,7 +102,7 @@ class LogVariance(nn.Module):
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """The law of training noise levels: part lognormal (where learning is hard), part log-uniform (so that none is missed).
+    """Law of training noise levels: part lognormal (where learning is hard), part log-uniform (so that none is missed).
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class NoiseLevels:
 
 
 def loss_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """Weight (sigma^2 + sigma_data^2)/(sigma sigma_data)^2 that makes the loss of an untrained network 1 at every level."""
+    """Weight (sigma^2 + sigma_data^2)/(sigma sigma_data)^2: the loss of an untrained network is 1 at every level."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 

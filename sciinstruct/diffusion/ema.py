@@ -20,7 +20,7 @@ def power_decay(step: int, width: float) -> float:
 
 
 def power_exponent(width: float) -> float:
-    """Exponent gamma whose profile t^gamma on [0, 1] has standard deviation `width`: a root of a cubic, by bisection."""
+    """Exponent gamma whose profile t^gamma on [0, 1] has standard deviation `width`: root of a cubic, by bisection."""
     if not 0 < width < math.sqrt(1 / 12):
         raise ValueError(f"width must be between 0 and {math.sqrt(1 / 12):.3f}, got {width}")
     low, high = 0.0, 4 / width

@@ -30,7 +30,8 @@ class PriorTraining:
     steps, batch : int
         Optimiser steps, and images per step over all processes.
     lr : float
-        Adam's peak learning rate; it rises linearly over `warmup` steps and falls along a cosine to 1 % over the last half.
+        Adam's peak learning rate; it rises linearly over `warmup` steps and falls along a cosine to 1 % over the last
+        half.
     warmup : int
         Steps of the rise.
     ema : float

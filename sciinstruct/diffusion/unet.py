@@ -147,8 +147,8 @@ class UNet(nn.Module):
     """Convolutional U-Net with one noise level per image.
 
     Each level halves the image by averaging; the way up adds the coarser level's answer to the features of the way down
-    (a sum, projected at the coarser level, costs a third of joining channels at the finer one).
-    Self-attention sits at the coarsest level only. The last convolution of every block and of the network starts at zero.
+    (a sum, projected at the coarser level, costs a third of joining channels at the finer one). Self-attention sits at
+    the coarsest level only. The last convolution of every block and of the network starts at zero.
     """
 
     def __init__(self, config: UNetConfig | None = None) -> None:

@@ -134,7 +134,7 @@ class NetworkPrior(Prior):
         return self.denoiser(x, sigma)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights (float16 safetensors) and card into `folder`, the card last; raises OutputError if that fails."""
+        """Write weights (float16 safetensors), then the card, into `folder`; raises OutputError if that fails."""
         from safetensors.torch import save_file
 
         target = Path(folder)

@@ -25,9 +25,8 @@ def _folder(name: str | os.PathLike[str]) -> Path:
         return path
     close = difflib.get_close_matches(text, available(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise PriorError(
-        f"no prior named {text!r}: {hint}packaged are {', '.join(available()) or 'none'}; or give a trained prior's folder"
-    )
+    packaged = ", ".join(available()) or "none"
+    raise PriorError(f"no prior named {text!r}: {hint}packaged are {packaged}; or give a trained prior's folder")
 
 
 def card(name: str | os.PathLike[str]) -> Card:
