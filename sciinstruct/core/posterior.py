@@ -65,3 +65,10 @@ class Posterior:
         """Write `to_xarray` to a NetCDF file; raises OutputError if that fails."""
         with atomic_path(path) as temporary:
             self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
+
+    @classmethod
+    def from_netcdf(cls, path: str | os.PathLike[str]) -> "Posterior":
+        """Read what `to_netcdf` wrote; raises FileFormatError if it is damaged or of another kind."""
+        from sciinstruct.core.posterior_io import read_netcdf
+
+        return read_netcdf(path)

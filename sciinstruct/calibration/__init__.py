@@ -1,0 +1,1 @@
+"""Is a posterior to be trusted? Ranks, coverage, scores, posterior-predictive checks, studies and reports."""

@@ -1,0 +1,196 @@
+"""The single-run report: one HTML page that stands alone, JSON for programs, NetCDF and FITS for the samples."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sciinstruct.calibration.pictures import Section, report_sections
+from sciinstruct.calibration.quantities import Quantity, as_quantities
+from sciinstruct.calibration.summary import Material, Summary, summarise
+from sciinstruct.core import InverseProblem, OutputError, Posterior
+from sciinstruct.core.checks import check_finite
+
+N_PRIOR_SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the parts of a report are."""
+
+    html: Path
+    json: Path
+    netcdf: Path
+    fits: Path | None
+
+
+def write_report(
+    posterior: Posterior,
+    folder: str | os.PathLike[str],
+    *,
+    problem: InverseProblem | None = None,
+    truth: Tensor | None = None,
+    ring: Mapping[str, Tensor | Quantity] | None = None,
+    peers: Mapping[str, Mapping[str, float]] | None = None,
+    align: Callable[[Tensor], Tensor] | None = None,
+    prior_samples: Tensor | None = None,
+    write_fits: Callable[[Posterior, Path], None] | None = None,
+    generator: torch.Generator | None = None,
+) -> ReportPaths:
+    """Write ``report.html``, ``report.json``, ``posterior.nc`` and, with `write_fits`, ``images.fits`` into `folder`.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        In physical units.
+    folder : path
+        Made if absent. Files of an earlier report in it are replaced, all together, only once the new ones are whole.
+    problem : InverseProblem, optional
+        Adds chi-square, posterior-predictive checks, residuals, and the change from prior to posterior.
+    truth : Tensor, shape (*event_shape), optional
+        The true image in physical units, for simulated data.
+    ring : dict of Tensor (S,) or Quantity, optional
+        Derived numbers per sample, ring parameters or any other: a table with intervals and a histogram each.
+    peers : dict of dict, optional
+        Numbers of other methods on the same data: ``{method: {chi-square term or quantity or "seconds": value}}``.
+    align : callable, optional
+        For data blind to position: maps images (B, *event_shape) to the same images moved onto a common position.
+        Applied to samples and truth together; the chi-squares are those of the samples as they were drawn.
+    prior_samples : Tensor, shape (P, *event_shape), optional
+        Prior draws in physical units; by default 128 from ``problem.prior.sample``, if it has one.
+    write_fits : callable, optional
+        ``write_fits(posterior, path)`` writes the images with a world coordinate system.
+    generator : torch.Generator, optional
+        For replicated data, prior draws and ties of ranks. Default: seed 0, so that a report can be repeated.
+
+    Returns
+    -------
+    ReportPaths
+
+    Raises
+    ------
+    ValueError
+        If `truth` or a quantity does not fit the samples.
+    OutputError
+        If the folder cannot be written; nothing is left behind then.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    material = _gather(posterior, problem, truth, ring, peers, align, prior_samples, generator)
+    summary = summarise(material, generator)
+    sections = report_sections(material, summary.terms)
+    kept = dataclasses.replace(posterior, samples=material.samples.to(posterior.samples.dtype))
+    with _staging(Path(folder)) as stage:
+        _write_html(stage / "report.html", summary, sections)
+        (stage / "report.json").write_text(json.dumps(summary.content, indent=1, allow_nan=False), encoding="utf-8")
+        kept.to_netcdf(stage / "posterior.nc")
+        if write_fits is not None:
+            write_fits(kept, stage / "images.fits")
+    home = Path(folder)
+    fits = home / "images.fits" if write_fits is not None else None
+    return ReportPaths(home / "report.html", home / "report.json", home / "posterior.nc", fits)
+
+
+def _gather(
+    posterior: Posterior,
+    problem: InverseProblem | None,
+    truth: Tensor | None,
+    ring: Mapping[str, Tensor | Quantity] | None,
+    peers: Mapping[str, Mapping[str, float]] | None,
+    align: Callable[[Tensor], Tensor] | None,
+    prior_samples: Tensor | None,
+    generator: torch.Generator,
+) -> Material:
+    samples = posterior.samples.detach()
+    shape = tuple(samples.shape[1:])
+    if truth is not None:
+        truth = _one_event("truth", truth, shape).to(samples)
+    if prior_samples is None and problem is not None and hasattr(problem.prior, "sample"):
+        draws = problem.prior.sample(N_PRIOR_SAMPLES, generator=generator)
+        prior_samples = problem.prior.to_physical(draws)
+    if prior_samples is not None and tuple(prior_samples.shape[1:]) != shape:
+        raise ValueError(f"prior_samples must have shape (P, {shape}), got {tuple(prior_samples.shape)}")
+    if align is not None:
+        moved = align(samples if truth is None else torch.cat([samples, truth[None]]))
+        samples, truth = moved[: len(samples)], None if truth is None else moved[-1]
+        prior_samples = None if prior_samples is None else align(prior_samples)
+    quantities = as_quantities(ring, len(samples))
+    if samples.ndim == 2:
+        quantities = _parameters(samples, truth) | quantities
+    return Material(
+        posterior,
+        samples.detach().cpu().double(),
+        quantities,
+        problem,
+        None if truth is None else truth.detach().cpu().double(),
+        None if prior_samples is None else prior_samples.detach().cpu().double(),
+        peers,
+    )
+
+
+def _one_event(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(value.shape) not in (shape, (1, *shape)):
+        raise ValueError(f"{name} must have the samples' event shape {shape}, got {tuple(value.shape)}")
+    check_finite(name, value)
+    return value.reshape(shape)
+
+
+def _parameters(samples: Tensor, truth: Tensor | None) -> dict[str, Quantity]:
+    """Vectors of parameters have no picture: each of the first dozen is a quantity."""
+    return {
+        f"parameter {i}": Quantity(samples[:, i], truth=None if truth is None else float(truth[i]))
+        for i in range(min(samples.shape[1], 12))
+    }
+
+
+def _write_html(path: Path, summary: Summary, sections: list[Section]) -> None:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("sciinstruct.calibration"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["number"] = format_number
+    page = environment.get_template("report.html.j2")
+    path.write_text(page.render(report=summary.content, sections=sections), encoding="utf-8")
+
+
+def format_number(value: float | None) -> str:
+    """Three significant digits, a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:d}"
+    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{value:.0f}"
+
+
+class _staging:  # noqa: N801 - reads as a function
+    """A temporary folder beside the target; its files move in together when the block ends well."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        try:
+            self.target.mkdir(parents=True, exist_ok=True)
+            self.stage = Path(tempfile.mkdtemp(prefix=".report.", dir=self.target))
+        except OSError as error:
+            raise OutputError(f"cannot write the report into {self.target}: {error.strerror or error}") from error
+        return self.stage
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                for file in sorted(self.stage.iterdir()):
+                    file.replace(self.target / file.name)
+        except OSError as failure:
+            raise OutputError(f"cannot write the report into {self.target}: {failure.strerror or failure}") from failure
+        finally:
+            shutil.rmtree(self.stage, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise OutputError(f"cannot write the report into {self.target}: {error.strerror or error}") from error

@@ -1,0 +1,167 @@
+"""Verdicts: a number, a threshold, what it means and what to do. The thresholds are this package's choice."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+_ORDER = {FAIL: 0, WARN: 1, PASS: 2}
+MIN_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row of the table a report opens with."""
+
+    check: str
+    status: str  # "pass", "warn" or "fail"
+    value: float | None
+    threshold: str
+    meaning: str
+    action: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def sort_verdicts(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Failures first, then warnings; otherwise as given."""
+    return sorted(verdicts, key=lambda verdict: _ORDER[verdict.status])
+
+
+def overall(verdicts: Sequence[Verdict]) -> str:
+    """The worst status, ``"pass"`` for an empty list."""
+    return min((verdict.status for verdict in verdicts), key=_ORDER.__getitem__, default=PASS)
+
+
+def graded(value: float, good: bool, tolerable: bool) -> str:
+    """Status from two nested conditions; a value that is not finite fails."""
+    if not math.isfinite(value):
+        return FAIL
+    return PASS if good else WARN if tolerable else FAIL
+
+
+def chi2_verdict(term: str, mean: float, standard_error: float) -> Verdict:
+    """Mean reduced chi-square over samples against 1."""
+    off, margin = abs(mean - 1), 3 * standard_error
+    status = graded(mean, off <= margin, off <= 0.1)
+    if status == PASS:
+        meaning, action = "Not rejected: the samples explain these data to within their noise.", ""
+    elif mean > 1:
+        meaning = "The samples do not explain these data."
+        action = (
+            "Check the noise budget and the calibration of the data, then the prior's range and the number of steps."
+        )
+    else:
+        meaning = "The samples follow the noise of these data, or the noise is overstated."
+        action = (
+            "Check the noise budget; if it is right, the posterior is too narrow: run longer or anneal more slowly."
+        )
+    threshold = f"within 3 standard errors ({1 - margin:.2f} to {1 + margin:.2f})"
+    return Verdict(f"chi-square: {term}", status, mean, threshold, meaning, action)
+
+
+def predictive_verdict(p_values: Mapping[str, float]) -> Verdict:
+    """The most extreme posterior-predictive p, corrected for the number of terms."""
+    name = min(p_values, key=lambda key: min(p_values[key], 1 - p_values[key]))
+    p = p_values[name]
+    two_sided = min(1.0, 2 * min(p, 1 - p) * len(p_values))
+    status = graded(two_sided, two_sided >= 0.05, two_sided >= 0.02)
+    side = "larger" if p < 0.5 else "smaller"
+    meaning = (
+        f"Not rejected: data simulated from the samples look like the data ({len(p_values)} terms tested)."
+        if status == PASS
+        else f"The misfit of {name} is {side} than that of data simulated from the samples."
+    )
+    action = (
+        ""
+        if status == PASS
+        else "Look at this term's residuals: a few bad data, or a noise level that is wrong as a whole?"
+    )
+    return Verdict(
+        f"predictive p (most extreme: {name})", status, p, "two-sided, corrected p at least 0.05", meaning, action
+    )
+
+
+def warnings_verdict(warnings: Sequence[str]) -> Verdict:
+    """What the solver itself complained about."""
+    if not warnings:
+        return Verdict("solver diagnostics", PASS, 0.0, "no warning", "The solver raised no warning.", "")
+    meaning = "; ".join(warnings)
+    return Verdict(
+        "solver diagnostics", FAIL, float(len(warnings)), "no warning", meaning, "Run longer, or as the warning says."
+    )
+
+
+def modes_verdict(weights: Sequence[float], spread: Sequence[float] | None) -> Verdict:
+    """Are the weights of the modes settled, judged by their scatter over restarts?"""
+    check = "mode weights"
+    if len(weights) < 2:
+        return Verdict(check, PASS, None, "scatter at most 0.1", "One mode was found.", "")
+    if spread is None:
+        meaning = f"{len(weights)} modes; how well their weights are known was not measured."
+        return Verdict(
+            check, WARN, None, "scatter at most 0.1", meaning, "Repeat from several starts before quoting weights."
+        )
+    worst = max(spread)
+    status = graded(worst, worst <= 0.1, worst <= 0.15)
+    meaning = f"{len(weights)} modes; weights are {'stable' if status == PASS else 'not identified'} over restarts."
+    action = "" if status == PASS else "Do not quote the weights: use more starts or run longer."
+    return Verdict(check, status, worst, "scatter at most 0.1", meaning, action)
+
+
+def samples_verdict(n_samples: int, distinct: int) -> Verdict:
+    """Enough samples, and different ones?"""
+    threshold = f"at least {MIN_SAMPLES}, all different"
+    if distinct < n_samples:
+        meaning = f"Only {distinct} of {n_samples} samples are different: the solver collapsed."
+        return Verdict(
+            "samples", FAIL, float(distinct), threshold, meaning, "Do not use these uncertainties; change the solver."
+        )
+    enough = n_samples >= MIN_SAMPLES
+    meaning = f"{n_samples} different samples." if enough else f"{n_samples} samples give coarse intervals."
+    return Verdict(
+        "samples",
+        PASS if enough else WARN,
+        float(n_samples),
+        threshold,
+        meaning,
+        "" if enough else "Draw more samples.",
+    )
+
+
+def ranks_verdict(check: str, p_values: Mapping[str, float]) -> Verdict:
+    """Smallest Holm-corrected p of several quantities' ranks."""
+    name = min(p_values, key=p_values.__getitem__)
+    p = p_values[name]
+    status = graded(p, p >= 0.05, p >= 0.001)
+    tested = f"{len(p_values)} quantities tested, smallest corrected p for {name}"
+    meaning = f"Not rejected: {tested}." if status == PASS else f"Rejected: {tested}."
+    action = "" if status == PASS else "Do not quote intervals of this quantity: see its rank plot for the direction."
+    return Verdict(check, status, p, "corrected p at least 0.05", meaning, action)
+
+
+def coverage_verdict(error: float, signed: float) -> Verdict:
+    """Mean pixel coverage error over levels (ECE)."""
+    status = graded(error, error <= 0.01, error <= 0.03)
+    side = "too narrow" if signed < 0 else "too wide"
+    meaning = (
+        "Pixel intervals cover as often as they say." if status == PASS else f"Pixel intervals are {side} on average."
+    )
+    action = (
+        "" if status == PASS else "See the coverage curve by region; a bright region can hide behind the background."
+    )
+    return Verdict("pixel coverage error", status, error, "at most 0.01 (warning up to 0.03)", meaning, action)
+
+
+def stein_verdict(ratio: float) -> Verdict:
+    """Stein ratio under an exact prior."""
+    status = graded(ratio, 0.97 <= ratio <= 1.03, 0.9 <= ratio <= 1.1)
+    side = "too narrow" if ratio < 1 else "too wide or off the posterior"
+    meaning = (
+        "Not rejected: the width agrees with the posterior's score." if status == PASS else f"The samples are {side}."
+    )
+    action = "" if status == PASS else "See the ratio by frequency band: it tells which scales are wrong."
+    return Verdict("Stein ratio", status, ratio, "0.97 to 1.03 (warning 0.9 to 1.1)", meaning, action)
