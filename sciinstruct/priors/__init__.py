@@ -2,6 +2,7 @@
 
 from sciinstruct.priors.analytic import AnalyticPrior
 from sciinstruct.priors.base import Prior
+from sciinstruct.priors.exact import ExactPosterior, exact_posterior
 from sciinstruct.priors.field import GaussianField, from_images, matern, power_law
 from sciinstruct.priors.field_mixture import MixtureOfFields
 from sciinstruct.priors.gaussian import GaussianPrior
@@ -13,6 +14,7 @@ from sciinstruct.priors.zoo import available, card, load
 __all__ = [
     "AnalyticPrior",
     "Card",
+    "ExactPosterior",
     "GaussianField",
     "GaussianMixture",
     "GaussianPrior",
@@ -22,6 +24,7 @@ __all__ = [
     "Prior",
     "available",
     "card",
+    "exact_posterior",
     "from_images",
     "load",
     "matern",

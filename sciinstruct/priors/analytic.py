@@ -1,6 +1,7 @@
 """Priors whose law is a mixture of Gaussians in closed form: the rulers every method is measured with."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -75,6 +76,15 @@ class AnalyticPrior(Prior):
         """Covariance of one component times each image of the batch `x` (B, *event_shape)."""
 
     @abstractmethod
+    def component_variances(self) -> Tensor:
+        """Variance of every entry within each component, (K, *event_shape)."""
+
+    @property
+    def shared_covariance(self) -> bool:
+        """Whether all components are known to have one covariance."""
+        return self.n_components == 1
+
+    @abstractmethod
     def eigenvalue_range(self) -> tuple[float, float]:
         """Smallest and largest covariance eigenvalue over all components."""
 
@@ -126,6 +136,20 @@ class AnalyticPrior(Prior):
             x = x + level * randn_like(white, generator)
         return x.to(dtype)
 
+    def sample(
+        self,
+        n: int,
+        *,
+        solver: Callable[..., Tensor] | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Draw `n` images, (n, *event_shape): exactly, or by diffusion with `solver` if one is given."""
+        if solver is None:
+            return self.sample_exact(n, generator=generator, dtype=dtype).to(device)
+        return super().sample(n, solver=solver, generator=generator, dtype=dtype, device=device)
+
     def sample_component(self, component: int, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` float64 images of one component, (n, *event_shape)."""
         labels = torch.full((n,), component, device=self.means.device)
@@ -136,6 +160,12 @@ class AnalyticPrior(Prior):
     def mean(self) -> Tensor:
         """Mean of the law, (*event_shape)."""
         return torch.tensordot(self.weights, self.means, 1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of every entry, (*event_shape)."""
+        spread = (self.means - self.mean).square()
+        return torch.tensordot(self.weights, self.component_variances() + spread, 1).sqrt()
 
     def dense_covariance(self, component: int) -> Tensor:
         """Covariance matrix (d, d) of one component, d the number of pixels: for small problems."""

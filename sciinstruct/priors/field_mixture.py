@@ -61,12 +61,25 @@ class MixtureOfFields(AnalyticPrior):
         """Smallest and largest mode variance over all components."""
         return float(self.spectra.min()), float(self.spectra.max())
 
+    @property
+    def shared_covariance(self) -> bool:
+        """Whether all components have one spectrum."""
+        return len(self.spectra) == 1
+
     def _analyse(self, x: Tensor) -> Tensor:
         return torch.fft.rfft2(x, norm="ortho").flatten(1)
 
     def _synthesise(self, modes: Tensor) -> Tensor:
         c, h, w = self.event_shape
         return torch.fft.irfft2(modes.reshape(-1, c, h, w // 2 + 1), s=(h, w), norm="ortho")
+
+    def full_spectra(self, half: Tensor) -> Tensor:
+        """Spectra (K, C, H, W) in the layout of ``torch.fft.fft2`` from those of rfft2, (K, n)."""
+        c, h, w = self.event_shape
+        half = half.reshape(-1, c, h, w // 2 + 1)
+        mirrored = half.flip(-2, -1).roll(1, -2)  # P(-k) for the columns rfft2 leaves out
+        start = 0 if w % 2 else 1
+        return torch.cat([half, mirrored[..., start : start + w - half.shape[-1]]], -1)
 
     def _component_log_prob(self, coefficients: Tensor, variance: Tensor) -> Tensor:
         total = self.spectra + variance[:, None, None]  # (B or 1, K or 1, n)
@@ -102,6 +115,10 @@ class MixtureOfFields(AnalyticPrior):
     def covariance_product(self, x: Tensor, component: int) -> Tensor:
         """Covariance of one component times each image of the batch `x` (B, C, H, W)."""
         return self._filter(x, self.spectra[component if len(self.spectra) > 1 else 0])
+
+    def component_variances(self) -> Tensor:
+        """Variance of every pixel within each component, (K, C, H, W): the average of its spectrum."""
+        return self.full_spectra(self.spectra).mean((-2, -1), keepdim=True).expand_as(self.means)
 
 
 def _half_spectra(spectra: Tensor, shape: tuple[int, ...]) -> Tensor:

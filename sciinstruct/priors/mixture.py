@@ -87,6 +87,10 @@ class GaussianMixture(AnalyticPrior):
         u, e = self._vectors()[component].to(x.dtype), self.eigenvalues[component].to(x.dtype)
         return ((x.flatten(1) @ u * e) @ u.T).reshape(x.shape)
 
+    def component_variances(self) -> Tensor:
+        """Variance of every entry within each component, (K, *event_shape)."""
+        return torch.einsum("kde,ke->kd", self._vectors().square(), self.eigenvalues).reshape(self.means.shape)
+
 
 class IsotropicMixture(AnalyticPrior):
     """Mixture of Gaussians whose covariances are multiples of the identity: the fast path for many components.
@@ -153,6 +157,10 @@ class IsotropicMixture(AnalyticPrior):
     def covariance_product(self, x: Tensor, component: int) -> Tensor:
         """Variance of one component times each event of the batch `x`."""
         return self.variances[component].to(x.dtype) * x
+
+    def component_variances(self) -> Tensor:
+        """Variance of every entry within each component, (K, *event_shape)."""
+        return (self.variances[:, None] * torch.ones_like(self.means.flatten(1))).reshape(self.means.shape)
 
 
 def _diagonalise(covariances: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
