@@ -101,15 +101,15 @@ def default_row() -> str:
 def main() -> None:
     """Print the three tables."""
     torch.set_num_threads(1)
-    print("KL(solver || field), nats per mode.\n\nLog-uniform grid, the default:\n")
+    print("KL(solver || field), nats per mode.\n\n## Log-uniform grid, the default\n")
     print(table(log_uniform, EVALUATIONS))
     print(
         f"\n{default_row()}\n\nAn exact solver would show {limit():.1e}, from the start without the field and from the"
     )
     print("final denoise at 0.002, which shrinks the finest modes; smaller values are errors that cancel these.")
-    print("\nKarras grid (rho = 7):\n")
+    print("\n## Karras grid (rho = 7)\n")
     print(table(karras, EVALUATIONS))
-    print("\nGrid uniform in the time of the linear VP schedule:\n")
+    print("\n## Grid uniform in the time of the linear VP schedule\n")
     print(table(vp_time, (24, 40, 80, 160)))
 
 
