@@ -11,7 +11,7 @@ from sciinstruct.operators.interferometry.nufft import image_to_points, points_t
 from sciinstruct.operators.interferometry.observation import MICROARCSECOND
 from sciinstruct.operators.interferometry.tables import Tables
 
-_PULSES = {"delta": 0, "rect": 1, "triangle": 2}
+_PULSES = {"average": -1, "delta": 0, "rect": 1, "triangle": 2}
 _DENSE_BYTES = 64e6
 
 
@@ -29,9 +29,11 @@ class VisibilityOperator(LinearOperator):
         Pixels on a side of the square image.
     fov_uas : float
         Side of the image in microarcseconds.
-    pulse : {'triangle', 'rect', 'delta'}
-        Shape of a pixel: P is sinc(pu) sinc(pv) to the power 2, 1 or 0, sinc t = sin(pi t)/(pi t). Images rendered as
-        pixel averages are 'rect'; 'triangle' is what eht-imaging assumes.
+    pulse : {'triangle', 'rect', 'delta', 'average'}
+        Shape of a pixel: P is sinc(pu) sinc(pv) to the power 2, 1, 0 or -1, sinc t = sin(pi t)/(pi t). 'triangle' is
+        what eht-imaging assumes, 'rect' a sky that is constant over each pixel. 'average' is for pixels that hold the
+        sky's averages, as in priors rendered finely and averaged down: it undoes the averaging, so that the
+        visibilities are those of the sky itself (baselines must be shorter than 0.8 per pixel).
     backend : {'auto', 'dense', 'nufft'}
         'dense' keeps the matrix of cosines and sines, 'nufft' calls pytorch-finufft (relative error 1e-12 in float64,
         1e-6 in float32). 'auto' is dense while the float32 matrix takes at most 64 MB.
@@ -93,6 +95,10 @@ class VisibilityOperator(LinearOperator):
 
     def _pulse_factor(self) -> Tensor:
         p = self.pixel_uas * MICROARCSECOND
+        if _PULSES[self.pulse] < 0 and p * max(float(self.u.abs().max()), float(self.v.abs().max())) > 0.8:
+            raise ValueError(
+                f"pulse {self.pulse!r} needs pixels below 0.8 fringes, got {self.pixel_uas:.3g} uas: use more"
+            )
         return (torch.sinc(p * self.u) * torch.sinc(p * self.v)) ** _PULSES[self.pulse]
 
     def _dense_tables(self) -> Tables:
