@@ -1,0 +1,90 @@
+"""What a job checks and keeps around its work: output folder, device, settings to resume with."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sciinstruct.core import OutputError, SciinstructError, atomic_path
+
+CHECKPOINT = "run.ckpt.pt"
+SETTINGS = "run.json"
+
+
+def writable_folder(out: str | os.PathLike[str]) -> Path:
+    """Make the folder and write into it once, so that an unwritable one is noticed before minutes of work.
+
+    Raises
+    ------
+    OutputError
+        If it is a file, or nothing can be written there.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot write into {folder}: it is a file; choose another folder")
+    probe = folder / ".writable"
+    with atomic_path(probe):
+        pass
+    probe.unlink(missing_ok=True)
+    return folder
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device after trying it; raises SciinstructError if it cannot be used."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SciinstructError(f"device {name!r} cannot be used here ({reason}); 'cpu' always works") from error
+
+
+def claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> Path:
+    """Note a run's settings beside its checkpoint, or check that a resumed run has the same.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run keeps its checkpoint.
+    settings : dict
+        Everything the checkpoint depends on, JSON-able.
+    resume : bool
+        Go on from the checkpoint in `folder`. False: an older one is removed.
+
+    Returns
+    -------
+    Path
+        Of the checkpoint.
+
+    Raises
+    ------
+    SciinstructError
+        If there is nothing to resume, or it was made with other settings.
+    """
+    checkpoint, noted = folder / CHECKPOINT, folder / SETTINGS
+    now = json.loads(json.dumps(settings))
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+        with atomic_path(noted) as temporary:
+            temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
+        return checkpoint
+    if not checkpoint.is_file():
+        raise SciinstructError(f"nothing to resume in {folder}: no interrupted run left a checkpoint there")
+    try:
+        before = json.loads(noted.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SciinstructError(
+            f"cannot resume: {noted} is missing or damaged; start afresh without resuming"
+        ) from error
+    changed = [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in now if before.get(k) != now[k]]
+    if changed:
+        raise SciinstructError(f"cannot resume with other settings: {'; '.join(changed)}")
+    return checkpoint
+
+
+def release(folder: Path) -> None:
+    """Remove checkpoint and settings of a run that is done: the report holds everything."""
+    for name in (CHECKPOINT, SETTINGS):
+        (folder / name).unlink(missing_ok=True)

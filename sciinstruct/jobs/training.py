@@ -1,0 +1,117 @@
+"""From a set of images to a prior that `--prior` accepts."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sciinstruct.core import FileFormatError
+from sciinstruct.jobs.surroundings import usable_device, writable_folder
+
+if TYPE_CHECKING:
+    from sciinstruct.priors.network import NetworkPrior
+
+BLACKHOLES = "blackholes"
+
+
+def train_from(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    npix: int = 32,
+    fov: float | None = None,
+    steps: int = 4000,
+    n_images: int = 20000,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+    resume: bool = False,
+    command: str = "",
+) -> "NetworkPrior":
+    """Train a diffusion prior and save it, with its card, in `out`.
+
+    Parameters
+    ----------
+    data : str or path
+        ``"blackholes"``: skies simulated by `sciinstruct.datasets.blackholes`. A folder: its images, see
+        `sciinstruct.datasets.folder`. A ``.npy`` file: an array (n, 1, npix, npix) in physical units, used as it is.
+    out : path
+        Folder for weights, card and checkpoint; made if missing.
+    npix : int
+        Pixels on a side; a multiple of 8. A ``.npy`` file brings its own.
+    fov : float, optional
+        Side of the image in microarcseconds: interferometry needs it. 128 for ``"blackholes"``.
+    steps, seed : int
+        Length and seed of the run.
+    n_images : int
+        Images to simulate for ``"blackholes"``.
+    device : str
+        As torch names it.
+    progress : bool
+        Show progress bars.
+    resume : bool
+        Go on from the checkpoint in `out`. False: start afresh.
+    command : str
+        What the card says remakes the prior.
+
+    Returns
+    -------
+    NetworkPrior
+
+    Raises
+    ------
+    FileFormatError
+        If `data` is none of the three, or holds an image that cannot be read.
+    OutputError
+        If `out` cannot be written.
+    PriorError
+        If the checkpoint is of another run.
+    """
+    from sciinstruct.diffusion.training import PriorTraining
+    from sciinstruct.priors.train import train_prior
+
+    folder, where = writable_folder(out), usable_device(device)
+    if fov is None and data == BLACKHOLES:
+        fov = 128.0
+    images, about = _images(data, npix, fov, n_images, seed, progress)
+    about |= {"name": folder.name, "command": command, "pixel": {} if fov is None else {"fov_uas": fov}}
+    return train_prior(
+        images,
+        PriorTraining(steps=steps, seed=seed),
+        folder,
+        about=about,
+        device=where,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def _images(
+    data: str | os.PathLike[str], npix: int, fov: float | None, n_images: int, seed: int, progress: bool
+) -> tuple[Tensor | Path, dict[str, Any]]:
+    """Images for `train_prior`, and what the card says of them."""
+    if data == BLACKHOLES:
+        from sciinstruct.datasets.blackholes import simulate_blackholes
+
+        skies = simulate_blackholes(
+            n_images, npix, fov or 128.0, generator=torch.Generator().manual_seed(seed), progress=progress
+        )
+        limits = ["toy models, not general-relativistic simulations"]
+        return skies.images, {
+            "data": f"{n_images} simulated skies, seed {seed}",
+            "units": "mean brightness",
+            "limits": limits,
+        }
+    source = Path(data)
+    if source.is_dir():
+        from sciinstruct.datasets.folder import read_folder
+
+        images = read_folder(source, npix, progress=progress)
+        return images, {"data": f"{len(images)} images of the folder {source.name}", "units": "mean brightness"}
+    if source.suffix == ".npy" and source.is_file():
+        return source, {"data": source.name}
+    raise FileFormatError(
+        f"no training data at {source}: give {BLACKHOLES!r}, a folder of images, or an existing .npy file"
+    )
