@@ -9,12 +9,16 @@ from sciinstruct.priors.gaussian import GaussianPrior
 from sciinstruct.priors.mixture import GaussianMixture, IsotropicMixture
 from sciinstruct.priors.network import Card, NetworkPrior
 from sciinstruct.priors.train import train_prior
+from sciinstruct.priors.wrappers import DenoiserPrior, EpsPrior, FlowPrior, ScorePrior, VPrior, from_diffusers
 from sciinstruct.priors.zoo import available, card, load
 
 __all__ = [
     "AnalyticPrior",
     "Card",
+    "DenoiserPrior",
+    "EpsPrior",
     "ExactPosterior",
+    "FlowPrior",
     "GaussianField",
     "GaussianMixture",
     "GaussianPrior",
@@ -22,9 +26,12 @@ __all__ = [
     "MixtureOfFields",
     "NetworkPrior",
     "Prior",
+    "ScorePrior",
+    "VPrior",
     "available",
     "card",
     "exact_posterior",
+    "from_diffusers",
     "from_images",
     "load",
     "matern",

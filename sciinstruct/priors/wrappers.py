@@ -20,6 +20,7 @@ two-line function first.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -208,7 +209,7 @@ class FlowPrior(ScheduledPrior):
         return alpha * (x - sigma * out)  # z = alpha x, t = alpha sigma
 
 
-def from_diffusers(network: Callable[..., object], scheduler: object, event_shape: Sequence[int]) -> ScheduledPrior:
+def from_diffusers(network: Callable[..., Any], scheduler: object, event_shape: Sequence[int]) -> ScheduledPrior:
     """Wrap an unconditional model of the diffusers package with the scheduler it was trained with.
 
     Parameters
@@ -240,13 +241,14 @@ def from_diffusers(network: Callable[..., object], scheduler: object, event_shap
 class _SampleOf(torch.nn.Module):
     """Unwraps the output object of a diffusers model."""
 
-    def __init__(self, network: Callable[..., object]) -> None:
+    def __init__(self, network: Callable[..., Any]) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Return ``network(z, t).sample``."""
-        return self.network(z, t).sample
+        out: Tensor = self.network(z, t).sample
+        return out
 
 
 def _levels(sigma: Tensor | float, x: Tensor) -> Tensor:

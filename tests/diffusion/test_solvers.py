@@ -1,5 +1,6 @@
 """The solvers' orders, equivalences, laws and manners."""
 
+import doctest
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from sciinstruct.diffusion import (
     default_solver,
     karras,
     log_uniform,
+    solvers,
     tau_band,
 )
 from sciinstruct.priors import GaussianMixture
@@ -307,6 +309,20 @@ def test_the_callback_hears_every_step():
     grid = [4.0, 2.0, 1.0]
     Euler(grid)(lambda x, s: 0 * x, torch.full((1, 2), 4.0), callback=lambda step, info: heard.append((step, info)))
     assert heard == [(1, {"sigma": 2.0, "rms": 2.0}), (2, {"sigma": 1.0, "rms": 1.0})]
+
+
+def test_the_bar_is_on_stderr_and_only_if_asked_for(capfd):
+    solver = Euler([4.0, 2.0, 1.0])
+    solver(lambda x, s: 0 * x, torch.ones(1, 2))
+    assert capfd.readouterr() == ("", "")
+    solver(lambda x, s: 0 * x, torch.ones(1, 2), progress=True)
+    out, err = capfd.readouterr()
+    assert out == "" and "Euler" in err and "2/2" in err
+
+
+def test_the_example_in_the_docstring():
+    result = doctest.testmod(solvers)
+    assert result.attempted >= 6 and result.failed == 0
 
 
 def test_solvers_are_values():

@@ -21,7 +21,7 @@ class Heun(DiffusionSolver):
     sigmas : sequence of float or Tensor
         Noise levels, strictly falling.
     churn : float
-        Noise added before the steps inside `churn_range` raises the level by ``churn / steps`` of itself, at most by
+        Noise added before the steps inside `churn_range` raises the level by ``churn / len(sigmas)`` of itself, at most
         :math:`\sqrt 2 - 1`; 0 gives the deterministic sampler.
     churn_range : tuple of float
         Smallest and largest level churned.
@@ -60,7 +60,7 @@ class Heun(DiffusionSolver):
 
     def path(self, denoise: Denoise, x: Tensor, noise: Callable[[], Tensor]) -> Iterator[Tensor]:
         """Yield x at each next level; see `DiffusionSolver.path`."""
-        gain = min(self.churn / self.steps, MAX_GAIN)
+        gain = min(self.churn / len(self.levels), MAX_GAIN)
         lowest, highest = self.churn_range
         for high, low in pairwise(self.levels):
             if gain > 0 and lowest <= high <= highest:
