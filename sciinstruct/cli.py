@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,13 +23,6 @@ priors_app = typer.Typer(help="The priors the package carries.", no_args_is_help
 train_app = typer.Typer(help="Train what the package does not carry.", no_args_is_help=True)
 app.add_typer(priors_app, name="priors")
 app.add_typer(train_app, name="train")
-
-
-class Term(StrEnum):
-    """Data terms of an interferometric likelihood."""
-
-    cphase = "cphase"
-    logcamp = "logcamp"
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
@@ -56,7 +48,7 @@ def _readable_errors(on_interrupt: str = "") -> Iterator[None]:
 
 def _resume_hint(out: Path) -> str:
     """What to do after Ctrl-C."""
-    return f"The last checkpoint is kept in {out}: give the same command with --resume to go on."
+    return f"If {out} holds a checkpoint, the same command with --resume goes on from it."
 
 
 def _version(wanted: bool) -> None:
@@ -106,8 +98,8 @@ def reconstruct(
         float, typer.Option(min=0.0, help="Fraction of each amplitude added to the noise: the noise budget.")
     ] = 0.02,
     terms: Annotated[
-        list[Term] | None, typer.Option(help="Data terms to use; repeat for several. Default: both.")
-    ] = None,
+        str, typer.Option(help="Data terms joined by '+': closures, cphase, logcamp, amp, vis, flux, centroid, ...")
+    ] = "closures+flux",
     samples: Samples = 256,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -124,7 +116,7 @@ def reconstruct(
             prior=prior,
             flux=flux,
             systematic=systematic,
-            terms=tuple(str(term) for term in terms or Term),
+            terms=terms,
             n_samples=samples,
             seed=seed,
             device=device,
@@ -132,6 +124,69 @@ def reconstruct(
             resume=resume,
         )
         _announce(result)
+
+
+@priors_app.command("list")
+def list_priors() -> None:
+    """Name, size and one line for each packaged prior."""
+    with _readable_errors():
+        from rich.console import Console
+        from rich.table import Table
+
+        from sciinstruct.priors import zoo
+
+        table = Table("name", "image", "units", "steps", "about", box=None, pad_edge=False)
+        for name in zoo.available():
+            card = zoo.card(name)
+            shape = "x".join(str(n) for n in card.event_shape)
+            table.add_row(name, shape, card.units, str(card.steps), card.description or card.data)
+        Console().print(table)
+
+
+@priors_app.command("show")
+def show_prior(name: Annotated[str, typer.Argument(help="A packaged prior, or a trained prior's folder.")]) -> None:
+    """The card of one prior: what it learnt from, how, and its known limits."""
+    with _readable_errors():
+        from sciinstruct.priors import zoo
+
+        typer.echo(zoo.card(name).to_json(), nl=False)
+
+
+@train_app.command("prior")
+def train_prior(
+    data: Annotated[str, typer.Option(help="'blackholes' (simulated), a folder of images, or an .npy (n, 1, H, W).")],
+    out: Out,
+    npix: Annotated[int, typer.Option(min=8, help="Pixels on a side, a multiple of 8; an .npy brings its own.")] = 32,
+    fov: Annotated[
+        float | None, typer.Option(min=0.0, help="Side of the image in microarcseconds; interferometry needs it.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
+    images: Annotated[int, typer.Option(min=1, help="Images to simulate for 'blackholes'.")] = 20000,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a diffusion prior that --prior accepts."""
+    with _readable_errors(_resume_hint(out)):
+        from sciinstruct import jobs
+
+        width = "" if fov is None else f" --fov {fov:g}"
+        command = f"sciinstruct train prior --data {data} --npix {npix}{width} --steps {steps} --seed {seed}"
+        prior = jobs.train_from(
+            data,
+            out,
+            npix=npix,
+            fov=fov,
+            steps=steps,
+            n_images=images,
+            seed=seed,
+            device=device,
+            progress=not quiet,
+            resume=resume,
+            command=f"{command} --images {images}" if data == "blackholes" else command,
+        )
+        typer.echo(f"prior: {out} (loss {prior.card.loss:.3f}, {prior.card.seconds:.0f} s)")
 
 
 def _announce(result: "JobResult") -> None:
@@ -142,4 +197,9 @@ def _announce(result: "JobResult") -> None:
     for warning in result.posterior.diagnostics.get("warnings", []):
         console.print(f"[red]warning:[/red] {warning}", highlight=False)
     console.print(f"{len(result.posterior.samples)} samples in {result.seconds:.0f} s", highlight=False)
-    typer.echo(f"report: {result.report}")
+    typer.echo(f"report: {result.report.html}")
+
+
+def main() -> None:
+    """Entry point of the `sciinstruct` command."""
+    app()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sciinstruct.core import PriorError, randn_like
 from sciinstruct.jobs.reconstruction import JobResult, reconstruct_observation
+from sciinstruct.jobs.surroundings import usable_device, writable_folder
 
 if TYPE_CHECKING:
     from sciinstruct.inference import PPM
