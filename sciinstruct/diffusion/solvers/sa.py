@@ -66,7 +66,8 @@ class SASolver(DiffusionSolver):
         Evaluate again after the corrector (PECE), twice the cost; otherwise the predictor's evaluation is kept (PEC).
     simple_order2 : bool
         Replace the exact integral of the linear term in order-2 formulas by its leading term, as some released samplers
-        do; changes order 2 by O(h^3). Only to reproduce them: on a field, 10 to 40 evaluations, it is 13 to 90 times worse.
+        do; changes order 2 by O(h^3). Only to reproduce them: on a field it is 13 to 90 times worse at
+        10 to 40 evaluations.
     denoise_final : bool
         End with ``D(x, sigmas[-1])``.
 
