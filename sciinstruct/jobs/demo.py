@@ -11,7 +11,7 @@ from sciinstruct.jobs.reconstruction import JobResult, reconstruct_observation
 from sciinstruct.jobs.surroundings import usable_device, writable_folder
 
 if TYPE_CHECKING:
-    from sciinstruct.inference import PPM
+    from sciinstruct.inference.ppm import PPM
     from sciinstruct.operators.interferometry import Observation
 
 FLUX = 0.6

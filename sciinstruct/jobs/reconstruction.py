@@ -15,8 +15,8 @@ from sciinstruct.core import FileFormatError, InverseProblem, Posterior, PriorEr
 from sciinstruct.jobs.surroundings import claim, release, usable_device, writable_folder
 
 if TYPE_CHECKING:
-    from sciinstruct.calibration import ReportPaths
-    from sciinstruct.inference import PPM
+    from sciinstruct.calibration.report import ReportPaths
+    from sciinstruct.inference.ppm import PPM
     from sciinstruct.operators.interferometry import Observation
 
 
@@ -202,7 +202,7 @@ def reconstruct_observation(
     truth : Tensor, shape (1, N, N), optional
         True image of relative brightness, for the report.
     """
-    from sciinstruct.inference import PPM
+    from sciinstruct.inference.ppm import PPM
 
     began = time.perf_counter()
     folder, where = writable_folder(out), usable_device(device)
@@ -232,6 +232,6 @@ def reconstruct_observation(
 
 
 def _report(posterior: Posterior, folder: Path, problem: InverseProblem, truth: Tensor | None) -> "ReportPaths":
-    from sciinstruct.calibration import write_report
+    from sciinstruct.calibration.report import write_report
 
     return write_report(posterior, folder, problem=problem, truth=truth)
