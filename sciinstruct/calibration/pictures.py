@@ -57,7 +57,7 @@ def report_sections(material: Material, terms: Mapping[str, PredictiveTerm]) -> 
 
 
 def _section(anchor: str, title: str, caption: str, figure: Any) -> Section:
-    return Section(anchor, title, caption, plots.data_uri(plots.to_png(figure)), round(figure.get_figwidth() * 90))
+    return Section(anchor, title, caption, *plots.embed(figure))
 
 
 def _images(material: Material, _: Mapping[str, PredictiveTerm]) -> list[Section]:
@@ -147,7 +147,17 @@ def _residuals(material: Material, _: Mapping[str, PredictiveTerm]) -> list[Sect
         "Whitened residuals, averaged over samples. Look for trends, clusters and values beyond 3. The average fits a "
         "little better than a sample does."
     )
-    return [_section("residuals", "Normalised residuals", caption, plots.residual_plot(found.numpy()))]
+    return [
+        _section("residuals", "Normalised residuals", caption, plots.residual_plot(_by_term(material, found.numpy())))
+    ]
+
+
+def _by_term(material: Material, residuals: np.ndarray) -> dict[str, np.ndarray]:
+    """Cut residuals into the likelihood's terms, where it says how many each has."""
+    counts: Mapping[str, int] = getattr(material.problem and material.problem.likelihood, "counts", {})
+    if sum(counts.values()) != len(residuals):
+        return {"data": residuals}
+    return dict(zip(counts, np.split(residuals, np.cumsum(list(counts.values()))[:-1])))
 
 
 def _modes(material: Material, _: Mapping[str, PredictiveTerm]) -> list[Section]:

@@ -52,16 +52,13 @@ def new_figure(rows: int, columns: int, width: float, height: float, **options: 
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def to_png(figure: Figure, dpi: int = 130) -> bytes:
-    """The figure as PNG bytes."""
+def embed(figure: Figure, dpi: int = 130) -> tuple[str, int]:
+    """The figure as a PNG data URI, and its width on the page in CSS pixels: letters get one size over all pictures."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def data_uri(png: bytes) -> str:
-    """PNG bytes for an ``<img src>``."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.05)
+    png = buffer.getvalue()
+    pixels = int.from_bytes(png[16:20], "big")  # width field of the PNG header
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii"), round(90 * pixels / dpi)
 
 
 def tidy(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> Axes:
@@ -174,18 +171,24 @@ def chi2_histograms(terms: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def residual_plot(residuals: np.ndarray) -> Figure:
-    """Normalised residuals of the sample average against data index, and their histogram beside the unit normal."""
-    figure, axes = new_figure(1, 2, 11, 2.7, width_ratios=(3, 1), sharey=True)
+def residual_plot(residuals: Mapping[str, np.ndarray]) -> Figure:
+    """Normalised residuals of the sample average by data term, and their histogram beside the unit normal."""
+    figure, axes = new_figure(1, 2, WIDTH, 2.7, width_ratios=(3, 1), sharey=True)
     left, right = axes[0]
-    size = 3 if len(residuals) < 2000 else 1
-    left.plot(residuals, ".", ms=size, color=BLUE)
+    start, everything = 0, np.concatenate(list(residuals.values()))
+    size = 3 if len(everything) < 2000 else 1
+    for i, (name, values) in enumerate(residuals.items()):
+        colour = SERIES[i % len(SERIES)][0]
+        left.plot(np.arange(start, start + len(values)), values, ".", ms=size, color=colour, label=name)
+        start += len(values)
     for level, style in ((0, "-"), (3, "--"), (-3, "--")):
         left.axhline(level, color=MUTED, lw=0.8, ls=style)
+    if len(residuals) > 1:
+        left.legend(fontsize=7, frameon=False, ncols=len(residuals), markerscale=3)
     tidy(left, "Mean over samples of (data - prediction) / noise", "datum", "standard deviations")
-    reach = max(4.0, float(np.abs(residuals).max()))
+    reach = max(4.0, float(np.abs(everything).max()))
     bins = np.linspace(-reach, reach, 41)
-    right.hist(residuals, bins, density=True, orientation="horizontal", color=BLUE, alpha=0.85)
+    right.hist(everything, bins, density=True, orientation="horizontal", color=BLUE, alpha=0.75)
     z = np.linspace(-reach, reach, 200)
     right.plot(np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), z, color=ORANGE, lw=1.3, ls="--", label="unit normal")
     right.legend(fontsize=7, frameon=False)
@@ -217,8 +220,8 @@ def quantity_histograms(quantities: Mapping[str, Any], peers: Mapping[str, Mappi
             ax.text(0.5, 0.5, "not measurable on any sample", ha="center", transform=ax.transAxes, fontsize=8)
             continue
         low, low68, median, high68, high = np.quantile(values, (0.025, 0.16, 0.5, 0.84, 0.975))
-        ax.axvspan(low, high, color="#eef2f5", lw=0, label="95 %")
-        ax.axvspan(low68, high68, color=GRID, lw=0, label="68 %")
+        ax.axvspan(low, high, color="#e8ecf0", lw=0, label="95 %")
+        ax.axvspan(low68, high68, color="#c9d1d8", lw=0, label="68 %")
         ax.hist(values, 30, color=BLUE, alpha=0.75)
         ax.axvline(median, color=INK, lw=1.6, label="median")
         if quantity.local_truth is not None:

@@ -1,7 +1,7 @@
 """Posterior-predictive checks: do the samples explain the data, no more and no less? No truth needed."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,13 +27,10 @@ class PredictiveTerm(NamedTuple):
 
 
 def data_counts(likelihood: BaseLikelihood, image: Tensor) -> Mapping[str, int]:
-    """Independent real data per chi-square term.
-
-    A likelihood may offer a mapping ``data_counts``; one with a single term and whitened residuals needs none.
-    """
-    counts: Any = getattr(likelihood, "data_counts", None)
+    """Residuals per chi-square term: the likelihood's ``counts``, or all of them where there is a single term."""
+    counts: Mapping[str, int] | None = getattr(likelihood, "counts", None)
     if counts is not None:
-        return counts() if callable(counts) else counts
+        return counts
     try:
         names = list(likelihood.chi2(image[:1]))
         return {names[0]: likelihood.residuals(image[:1]).shape[1]} if len(names) == 1 else {}

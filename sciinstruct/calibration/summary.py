@@ -48,11 +48,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def chi2_summary(term: PredictiveTerm) -> dict[str, Any]:
-    """Mean and quantiles over samples, n, the predictive p and the mean over replicates."""
+def chi2_summary(term: PredictiveTerm, noise_budget: str | None) -> dict[str, Any]:
+    """Mean and quantiles over samples, n, noise, the predictive p and the mean over replicates."""
     values = torch.quantile(term.chi2, term.chi2.new_tensor(CHI2_LEVELS)).tolist()
     return {
         "n": term.n,
+        "noise_budget": noise_budget,
         "mean": float(term.chi2.mean()),
         "quantiles": {f"{level:g}": value for level, value in zip(CHI2_LEVELS, values)},
         "predictive_p": term.p,
@@ -121,13 +122,12 @@ def _problem(material: Material) -> dict[str, Any]:
         pixel[axis] = {"size": float((values[1] - values[0]).abs()) if len(values) > 1 else None, "unit": unit}
     found: dict[str, Any] = {"name": None, "event_shape": shape, "axes": event_axes(shape), "pixel": pixel}
     if problem is None:
-        return found | {"prior": None, "likelihood": None, "data": {}}
-    describe = getattr(problem.likelihood, "describe", None)
+        return found | {"prior": None, "likelihood": None}
+    card = getattr(problem.prior, "card", None)
     return found | {
         "name": problem.name,
-        "prior": str(getattr(problem.prior, "name", type(problem.prior).__name__)),
+        "prior": str(getattr(card, "name", type(problem.prior).__name__)),
         "likelihood": type(problem.likelihood).__name__,
-        "data": describe() if callable(describe) else {},
     }
 
 
@@ -188,6 +188,7 @@ def summarise(material: Material, generator: torch.Generator | None = None) -> S
     """
     posterior, problem = material.posterior, material.problem
     terms = {} if problem is None else predictive_check(problem.likelihood, posterior.samples, generator)
+    budget = {} if problem is None else getattr(problem.likelihood, "noise_budget", {})
     table = {name: quantity.summary(generator) for name, quantity in material.quantities.items()}
     ranks = {name: row["rank"] for name, row in table.items() if row["rank"] is not None}
     truth = None
@@ -204,7 +205,7 @@ def summarise(material: Material, generator: torch.Generator | None = None) -> S
         "versions": versions(),
         "run": _run(posterior),
         "problem": _problem(material),
-        "chi2": {name: chi2_summary(term) for name, term in terms.items()},
+        "chi2": {name: chi2_summary(term, budget.get(name)) for name, term in terms.items()},
         "quantities": table,
         "modes": modes(posterior),
         "prior_to_posterior": None if ratio is None else {"median_sd_ratio": float(ratio.nanmedian())},
