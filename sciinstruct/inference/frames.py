@@ -39,13 +39,13 @@ def isotropic_frames(mean: Tensor, scale: float) -> Frames:
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 64) -> Tensor:
     """Jacobians (B, n, D) of `function`: (B, *event) -> (B, n), rows of the batch independent, by batched vector products."""
-    x = x.detach().requires_grad_()
-    y = function(x).flatten(1)
-    rows = []
+    # torch.func, not autograd.grad(is_grads_batched=True): the latter fails on channels-last networks
+    y, pull_back = torch.func.vjp(lambda v: function(v).flatten(1), x.detach())
     eye = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+    rows = []
     for part in eye.split(chunk):
         vectors = part[:, None, :].expand(-1, len(x), -1)
-        rows.append(torch.autograd.grad(y, x, vectors, is_grads_batched=True, retain_graph=True)[0].flatten(2))
+        rows.append(torch.func.vmap(lambda v: pull_back(v)[0])(vectors).flatten(2))
     return torch.cat(rows).transpose(0, 1).detach()
 
 
