@@ -69,6 +69,7 @@ def train_from(
     PriorError
         If the checkpoint is of another run.
     """
+    from sciinstruct.diffusion import UNetConfig, dihedral
     from sciinstruct.diffusion.training import PriorTraining
     from sciinstruct.priors.train import train_prior
 
@@ -79,8 +80,10 @@ def train_from(
     about |= {"name": folder.name, "command": command, "pixel": {} if fov is None else {"fov_uas": fov}}
     return train_prior(
         images,
-        PriorTraining(steps=steps, seed=seed),
+        PriorTraining(steps=steps, seed=seed, lr=2e-3, warmup=200, ema=0.9993),
         folder,
+        network=UNetConfig(multipliers=(1, 2, 2, 2)),
+        augment=dihedral if data == BLACKHOLES else None,
         about=about,
         device=where,
         resume=resume,
