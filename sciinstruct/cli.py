@@ -1,6 +1,7 @@
 """The command line: parse, call the API, say where the results are."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 @contextlib.contextmanager
 def _readable_errors(on_interrupt: str = "") -> Iterator[None]:
     """Turn what the API raises on purpose into one line on stderr and an exit code: 1, or 130 after Ctrl-C."""
+    warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
     try:
         yield
     except KeyboardInterrupt:
