@@ -61,7 +61,8 @@ class Schedule:
     ) -> "Schedule":
         """Build equal scans from `start` (hours UTC), each filled by integrations.
 
-        `scan_length` and the `gap` between scans are in seconds. The gap must exceed 60 s for the scans to be told apart by their times alone.
+        `scan_length` and the `gap` between scans are in seconds; scans more than 60 s apart can be told apart by their
+        times alone.
         """
         per_scan = int(scan_length / integration + 1e-9)
         if n_scans < 1 or per_scan < 1 or gap < 0:
@@ -245,7 +246,7 @@ class Gains(NamedTuple):
 
 
 class SimulatedObservation(NamedTuple):
-    """A simulated observation, the gains in it (None: perfect calibration) and its noise-free, gain-free visibilities."""
+    """A simulated observation, its gains (None: perfect calibration), and the visibilities before gains and noise."""
 
     observation: Observation
     gains: Gains | None
