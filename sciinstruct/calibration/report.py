@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ def write_report(
     peers: Mapping[str, Mapping[str, float]] | None = None,
     align: Callable[[Tensor], Tensor] | None = None,
     prior_samples: Tensor | None = None,
+    study: Mapping[str, Any] | None = None,
     write_fits: Callable[[Posterior, Path], None] | None = None,
     generator: torch.Generator | None = None,
 ) -> ReportPaths:
@@ -65,6 +67,8 @@ def write_report(
         Applied to samples and truth together; the chi-squares are those of the samples as they were drawn.
     prior_samples : Tensor, shape (P, *event_shape), optional
         Prior draws in physical units; by default 128 from ``problem.prior.sample``, if it has one.
+    study : dict, optional
+        The ``coverage`` part of a calibration study of the same method on the same instrument, quoted as it is.
     write_fits : callable, optional
         ``write_fits(posterior, path)`` writes the images with a world coordinate system.
     generator : torch.Generator, optional
@@ -83,6 +87,7 @@ def write_report(
     """
     generator = generator or torch.Generator().manual_seed(0)
     material = _gather(posterior, problem, truth, ring, peers, align, prior_samples, generator)
+    material = dataclasses.replace(material, study=study)
     summary = summarise(material, generator)
     sections = report_sections(material, summary.terms)
     kept = dataclasses.replace(posterior, samples=material.samples.to(posterior.samples.dtype))

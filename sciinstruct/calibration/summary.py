@@ -19,7 +19,7 @@ from sciinstruct.core import InverseProblem, Posterior
 from sciinstruct.core.posterior_io import event_axes, json_safe
 
 SCHEMA_VERSION = "1.0"
-CHI2_LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
+QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 BRIGHT = 0.2  # share of the truth's peak above which a pixel counts as bright
 _PACKAGES = ("sciinstruct", "torch", "numpy", "scipy", "xarray", "astropy", "matplotlib")
 
@@ -35,6 +35,7 @@ class Material:
     truth: Tensor | None = None  # (*event_shape), aligned with the samples
     prior_samples: Tensor | None = None  # (P, *event_shape), physical units
     peers: Mapping[str, Mapping[str, float]] | None = None
+    study: Mapping[str, Any] | None = None  # coverage from a calibration study of this method, as it writes it
 
 
 def versions() -> dict[str, str]:
@@ -48,14 +49,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _quantiles(values: Tensor) -> dict[str, float]:
+    """Keyed by level as text."""
+    found = torch.quantile(values, values.new_tensor(QUANTILES)).tolist()
+    return {f"{level:g}": value for level, value in zip(QUANTILES, found)}
+
+
 def chi2_summary(term: PredictiveTerm, noise_budget: str | None) -> dict[str, Any]:
     """Mean and quantiles over samples, n, noise, the predictive p and the mean over replicates."""
-    values = torch.quantile(term.chi2, term.chi2.new_tensor(CHI2_LEVELS)).tolist()
     return {
         "n": term.n,
         "noise_budget": noise_budget,
         "mean": float(term.chi2.mean()),
-        "quantiles": {f"{level:g}": value for level, value in zip(CHI2_LEVELS, values)},
+        "quantiles": _quantiles(term.chi2),
         "predictive_p": term.p,
         "replicated_mean": float(term.replicated.mean()),
         "replicated_sd": term.standard_error,
@@ -87,9 +93,7 @@ def truth_summary(samples: Tensor, truth: Tensor, regions: Mapping[str, Tensor])
         "crps": float(fair_crps(samples, truth).mean()),
         "rmse_of_mean": float((mean - truth).square().mean().sqrt()),
         "nxcorr_of_mean": float(normalised_cross_correlation(mean[None], truth)[0]),
-        "nxcorr_of_samples": torch.quantile(
-            normalised_cross_correlation(samples, truth), samples.new_tensor(CHI2_LEVELS)
-        ),
+        "nxcorr_of_samples": _quantiles(normalised_cross_correlation(samples, truth)),
     }
 
 
@@ -210,7 +214,7 @@ def summarise(material: Material, generator: torch.Generator | None = None) -> S
         "modes": modes(posterior),
         "prior_to_posterior": None if ratio is None else {"median_sd_ratio": float(ratio.nanmedian())},
         "truth": truth,
-        "coverage": None,
+        "coverage": material.study,
         "peers": material.peers or {},
         "overall": judge.overall(verdicts),
         "verdicts": [verdict.to_dict() for verdict in verdicts],
