@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import FileFormatError, InverseProblem, Posterior, PriorError
+from sciinstruct.jobs.sky import sky_report
 from sciinstruct.jobs.surroundings import claim, release, usable_device, writable_folder
 
 if TYPE_CHECKING:
@@ -226,12 +227,7 @@ def reconstruct_observation(
         "history": observation.history,
     }
     posterior = replace(posterior, samples=posterior.samples.cpu(), attributes=facts)
-    report = _report(posterior, folder, problem, truth)
+    report = sky_report(posterior, folder, problem, problem.likelihood.operator.fov_uas, truth)
     release(folder)
     return JobResult(posterior, problem, report, time.perf_counter() - began, truth)
 
-
-def _report(posterior: Posterior, folder: Path, problem: InverseProblem, truth: Tensor | None) -> "ReportPaths":
-    from sciinstruct.calibration.report import write_report
-
-    return write_report(posterior, folder, problem=problem, truth=truth)
