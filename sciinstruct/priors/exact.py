@@ -77,7 +77,7 @@ def exact_posterior(prior: AnalyticPrior, likelihood: BaseLikelihood) -> ExactPo
     if not isinstance(prior, AnalyticPrior):
         raise TypeError(f"prior must be an AnalyticPrior, got {type(prior).__name__}; only those have exact posteriors")
     system = Whitened(prior, likelihood)
-    if _is_circulant(prior, system):
+    if isinstance(prior, MixtureOfFields) and _transfer(system) is not None:
         return circulant_posterior(prior, likelihood)
     d = math.prod(prior.event_shape)
     if d <= DENSE_PIXELS and prior.n_components * d * d <= DENSE_NUMBERS:
@@ -133,10 +133,11 @@ def _positive(log_weights: Tensor) -> Tensor:
     return log_weights.softmax(0).clamp(min=1e-300)
 
 
-def _is_circulant(prior: AnalyticPrior, system: Whitened) -> bool:
+def _transfer(system: Whitened) -> Tensor | None:
+    """Transfer function of a periodic convolution with constant real noise, None for anything else."""
     transfer = getattr(system.operator, "transfer", None)
     constant = bool((system.sigma == system.sigma.flatten()[0]).all())
-    return isinstance(prior, MixtureOfFields) and isinstance(transfer, Tensor) and constant and not system.complex
+    return transfer if isinstance(transfer, Tensor) and constant and not system.complex else None
 
 
 def circulant_posterior(prior: MixtureOfFields, likelihood: BaseLikelihood) -> ClosedPosterior:
@@ -160,14 +161,15 @@ def circulant_posterior(prior: MixtureOfFields, likelihood: BaseLikelihood) -> C
         If the noise is not constant.
     """
     system = Whitened(prior, likelihood)
-    if not _is_circulant(prior, system):
+    transfer = _transfer(system)
+    if not isinstance(prior, MixtureOfFields) or transfer is None:
         raise TypeError(
             "circulant_posterior needs a field prior, an operator with a transfer function and constant real noise; "
             "use exact_posterior"
         )
     r2 = system.sigma.flatten()[0].square()
     y = r2.sqrt() * system.data.reshape(prior.event_shape)
-    h = prior.scale * system.operator.transfer.to(y.device)
+    h = prior.scale * transfer.to(y.device)
     h = h[..., : y.shape[-1] // 2 + 1].expand(*y.shape[:2], -1).flatten()
     power = h.abs().square()
     total = power * prior.spectra + r2  # (K or 1, n): spectrum of the data
