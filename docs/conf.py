@@ -73,6 +73,9 @@ def _plain_stars_and_bars(app: Any, what: str, name: str, obj: Any, options: Any
             continue
         parts = _LITERAL.split(line)
         parts[::2] = [re.sub(r"(?<![\\*])(\*)(?=\w+[,)\]])|(\|)", r"\\\g<0>", part) for part in parts[::2]]
+        # `a`^2 is no markup either: a literal must end at a space or a mark of punctuation
+        ends = ["\\ " if re.match(r"[\w^]", after) else "" for after in parts[2::2]]
+        parts[1::2] = [literal + end for literal, end in zip(parts[1::2], ends, strict=True)]
         lines[i] = "".join(parts)
 
 
