@@ -1,10 +1,7 @@
 """The single-run report: one HTML page that stands alone, JSON for programs, NetCDF and FITS for the samples."""
 
 import dataclasses
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciinstruct.calibration.pictures import Section, report_sections
+from sciinstruct.calibration.page import staging, write_json, write_page
+from sciinstruct.calibration.pictures import report_sections
 from sciinstruct.calibration.quantities import Quantity, as_quantities
-from sciinstruct.calibration.summary import Material, Summary, summarise
-from sciinstruct.core import InverseProblem, OutputError, Posterior
+from sciinstruct.calibration.summary import Material, summarise
+from sciinstruct.core import InverseProblem, Posterior
 from sciinstruct.core.checks import check_finite
 
 N_PRIOR_SAMPLES = 128
@@ -91,9 +89,10 @@ def write_report(
     summary = summarise(material, generator)
     sections = report_sections(material, summary.terms)
     kept = dataclasses.replace(posterior, samples=material.samples.to(posterior.samples.dtype))
-    with _staging(Path(folder)) as stage:
-        _write_html(stage / "report.html", summary, sections)
-        (stage / "report.json").write_text(json.dumps(summary.content, indent=1, allow_nan=False), encoding="utf-8")
+    with staging(Path(folder)) as stage:
+        title = summary.content["problem"]["name"] or "Posterior report"
+        write_page(stage / "report.html", "report.html.j2", title=title, report=summary.content, sections=sections)
+        write_json(stage / "report.json", summary.content)
         kept.to_netcdf(stage / "posterior.nc")
         if write_fits is not None:
             write_fits(kept, stage / "images.fits")
@@ -152,50 +151,3 @@ def _parameters(samples: Tensor, truth: Tensor | None) -> dict[str, Quantity]:
         f"parameter {i}": Quantity(samples[:, i], truth=None if truth is None else float(truth[i]))
         for i in range(min(samples.shape[1], 12))
     }
-
-
-def _write_html(path: Path, summary: Summary, sections: list[Section]) -> None:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("sciinstruct.calibration"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = format_number
-    page = environment.get_template("report.html.j2")
-    path.write_text(page.render(report=summary.content, sections=sections), encoding="utf-8")
-
-
-def format_number(value: float | None) -> str:
-    """Three significant digits, a dash for None."""
-    if value is None:
-        return "–"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:d}"
-    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{value:.0f}"
-
-
-class _staging:  # noqa: N801 - reads as a function
-    """A temporary folder beside the target; its files move in together when the block ends well."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        try:
-            self.target.mkdir(parents=True, exist_ok=True)
-            self.stage = Path(tempfile.mkdtemp(prefix=".report.", dir=self.target))
-        except OSError as error:
-            raise OutputError(f"cannot write the report into {self.target}: {error.strerror or error}") from error
-        return self.stage
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                for file in sorted(self.stage.iterdir()):
-                    file.replace(self.target / file.name)
-        except OSError as failure:
-            raise OutputError(f"cannot write the report into {self.target}: {failure.strerror or failure}") from failure
-        finally:
-            shutil.rmtree(self.stage, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(f"cannot write the report into {self.target}: {error.strerror or error}") from error

@@ -120,7 +120,7 @@ def test_failed_diagnostics_and_collapse_are_in_red(generator, tmp_path):
     [(0.3, "chi-square: data", "do not explain"), (3.0, "predictive p (most extreme: data)", "smaller than")],
 )
 def test_wrong_noise_is_rejected_both_ways(generator, tmp_path, factor, check, text):
-    problem, _, posterior = run(generator, 64)
+    problem, _, posterior = run(generator)
     likelihood = Likelihood(problem.likelihood.operator, factor * SIGMA, problem.likelihood.y)
     paths = write_report(posterior, tmp_path, problem=InverseProblem(problem.prior, likelihood))
     verdicts = {v["check"]: v for v in json.loads(paths.json.read_text())["verdicts"]}
