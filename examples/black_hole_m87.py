@@ -120,6 +120,6 @@ for name, quantity in ring_table(posterior.samples, fov, truth).items():
 # ----------
 # One page with all of this and the checks, and the images with sky coordinates as FITS.
 
-report = sky_report(posterior, arguments.out, problem, fov, truth)
+report = sky_report(posterior, arguments.out, problem, truth)
 print("report:", report.html)
 plt.show()

@@ -42,7 +42,7 @@ class _ImageToPoints(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], image: Tensor, points: Tensor) -> tuple[Tensor, int]:
-        return _ImageToPoints.apply(image.movedim(in_dims[0], 0), points), 0
+        return _ImageToPoints.apply(image.movedim(in_dims[0] or 0, 0), points), 0
 
 
 class _PointsToImage(torch.autograd.Function):
@@ -65,7 +65,7 @@ class _PointsToImage(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], values: Tensor, points: Tensor, shape: tuple[int, int]
     ) -> tuple[Tensor, int]:
-        return _PointsToImage.apply(values.movedim(in_dims[0], 0), points, shape), 0
+        return _PointsToImage.apply(values.movedim(in_dims[0] or 0, 0), points, shape), 0
 
 
 def wrap_points(points: Tensor) -> Tensor:

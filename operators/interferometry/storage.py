@@ -4,7 +4,7 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def save_observation(obs: "Observation", path: str | os.PathLike[str]) -> Path:
     if not obs.history:
         arrays["history"] = np.empty(0, dtype="U1")
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, **arrays)
+        np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
     return Path(path)
 
 
@@ -44,6 +44,7 @@ def load_observation(path: str | os.PathLike[str]) -> "Observation":
         raise
     except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(f"{path} is not a whole observation written by Observation.save ({error})") from error
-    tables = {name: torch.from_numpy(arrays.pop(name)) for name in (*Observation.ROWS, "positions")}
-    texts = {name: tuple(map(str, arrays.pop(name))) for name in ("stations", "history")}
-    return Observation(**tables, **texts, **{name: value.item() for name, value in arrays.items()})
+    values: dict[str, Any] = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
+    values |= {name: torch.from_numpy(arrays[name]) for name in (*Observation.ROWS, "positions")}
+    values |= {name: tuple(map(str, arrays[name])) for name in ("stations", "history")}
+    return Observation(**values)

@@ -108,7 +108,7 @@ def show_image(
     if label is not None:
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
         bar.ax.tick_params(labelsize=7, colors=MUTED, length=2)
-        bar.ax.yaxis.get_offset_text().set_size(7)
+        bar.ax.yaxis.get_offset_text().set_fontsize(7)
         bar.set_label(label, fontsize=8, color=MUTED)
         bar.outline.set_visible(False)
     return ax

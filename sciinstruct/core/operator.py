@@ -109,7 +109,7 @@ class Stack(LinearOperator):
         """Sum of the adjoints."""
         parts = y.split(self.sizes, 1)
         pairs = zip(self.operators, parts)
-        return torch.stack([op.adjoint(p.reshape(-1, *op.range_shape)) for op, p in pairs]).sum(0)  # type: ignore[operator]
+        return torch.stack([op.adjoint(p.reshape(-1, *op.range_shape)) for op, p in pairs]).sum(0)  # type: ignore[operator,misc]
 
 
 def dot_test(operator: LinearOperator, generator: torch.Generator | None = None, n: int = 3) -> float:

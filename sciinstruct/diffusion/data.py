@@ -37,7 +37,7 @@ class ImageData:
         if isinstance(images, (str, os.PathLike)):
             images = _open_npy(Path(images))
         self._images: Any = images
-        if len(self._images) == 0:
+        if len(self) == 0:
             raise ValueError("images is empty; training needs at least one image")
         self.shape: tuple[int, ...] = tuple(self.take(torch.tensor([0])).shape[1:])
         if len(self.shape) != 3:

@@ -1,6 +1,7 @@
 """Preconditioning, noise levels and loss of denoiser training (Karras et al. 2022, table 1; Karras et al. 2024)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,7 +64,7 @@ class EDMPrecond(nn.Module):
         super().__init__()
         check_positive("sigma_data", sigma_data)
         resolve_precision(precision, "cpu")  # refuse a wrong name now
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sigma_data = float(sigma_data)
         self.precision: Precision = precision
         self.log_variance = LogVariance() if learned_variance else None
@@ -77,10 +78,11 @@ class EDMPrecond(nn.Module):
         return c_skip * x + c_out * self._network(x / total, c_noise).to(x.dtype)
 
     def _network(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        dtype = resolve_precision(self.precision, x.device)
-        x = x.float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return self.network(x, c_noise.float())
+        narrow = resolve_precision(self.precision, x.device) == torch.bfloat16
+        weights = next(self.network.parameters(), x).dtype
+        x = x.to(weights).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=narrow):  # leaves float64 weights alone
+            return self.network(x, c_noise.to(weights))
 
 
 class LogVariance(nn.Module):
@@ -145,7 +147,9 @@ def loss_weight(sigma: Tensor, sigma_data: float) -> Tensor:
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-def denoising_loss(denoiser: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float) -> Tensor:
+def denoising_loss(
+    denoiser: Callable[[Tensor, Tensor], Tensor], clean: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float
+) -> Tensor:
     """Weighted squared error of the denoiser per image, averaged over its pixels.
 
     Parameters

@@ -51,11 +51,11 @@ def demo(
     """
     from sciinstruct import priors
 
-    name = f"blackhole-{npix}"
-    if name not in priors.available():
-        raise PriorError(
-            f"npix must be that of a packaged black-hole prior, got {npix}; packaged: {priors.available()}"
-        )
+    writable_folder(out)
+    usable_device(device)
+    name, packaged = f"blackhole-{npix}", priors.available()
+    if name not in packaged:
+        raise PriorError(f"no packaged prior {name!r} for npix {npix}; packaged are {', '.join(packaged) or 'none'}")
     fov = float(priors.card(name).pixel["fov_uas"])
     observation, truth = simulated_twin(npix, fov, torch.Generator().manual_seed(_SEED_OF_THE_SKY + seed))
     return reconstruct_observation(

@@ -227,7 +227,6 @@ def reconstruct_observation(
         "history": observation.history,
     }
     posterior = replace(posterior, samples=posterior.samples.cpu(), attributes=facts)
-    report = sky_report(posterior, folder, problem, problem.likelihood.operator.fov_uas, truth)
+    report = sky_report(posterior, folder, problem, truth)
     release(folder)
     return JobResult(posterior, problem, report, time.perf_counter() - began, truth)
-

@@ -52,10 +52,16 @@ def ring_table(samples: Tensor, fov: float, truth: Tensor | None = None) -> dict
     return table
 
 
+def field_of_view(posterior: Posterior) -> float:
+    """Side of the images in microarcseconds, from their coordinates."""
+    x = posterior.coordinates["x"][0]
+    return float(abs(x[0] - x[1]) * len(x))
+
+
 def sky_report(
-    posterior: Posterior, folder: Path, problem: InverseProblem, fov: float, truth: Tensor | None = None
+    posterior: Posterior, folder: Path, problem: InverseProblem, truth: Tensor | None = None
 ) -> "ReportPaths":
-    """Write the report of a sky reconstruction; see `sciinstruct.calibration.report.write_report`."""
+    """Write the report of a sky reconstruction, whose coordinates tell the field of view; see `write_report`."""
     from sciinstruct.calibration.report import write_report
 
     return write_report(
@@ -63,5 +69,5 @@ def sky_report(
         folder,
         problem=problem,
         truth=truth,
-        ring=ring_table(posterior.samples, fov, truth),
+        ring=ring_table(posterior.samples, field_of_view(posterior), truth),
     )
