@@ -113,7 +113,7 @@ def _load(path: Path, hdus: Any) -> UvfitsFile:
     header, groups = hdus[0].header.copy(), hdus[0].data
     parameters: dict[str, list[NDArray[np.float64]]] = {}
     for k in range(header["PCOUNT"]):
-        name = header[f"PTYPE{k + 1}"].strip().split("-")[0]
+        name = header[f"PTYPE{k + 1}"].strip().lstrip("_").split("-")[0]  # astropy may call a repeated DATE _DATE
         parameters.setdefault(name, []).append(np.asarray(groups.field(k), dtype=np.float64))
     tables: dict[str, list[Any]] = {}
     for hdu in hdus[1:]:
