@@ -18,6 +18,7 @@ from sciinstruct.diffusion.engine import Engine, make_engine
 from sciinstruct.diffusion.training import CHECKPOINT, PriorTraining, TrainingState, fit, init, load_checkpoint
 from sciinstruct.diffusion.unet import UNet, UNetConfig
 from sciinstruct.priors.network import Card, NetworkPrior
+from sciinstruct.priors.samples import SAMPLES, save_sample_grid
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -44,7 +45,7 @@ def train_prior(
     config : PriorTraining, optional
         Settings of the run.
     out_dir : path
-        Receives weights.safetensors, card.json and the checkpoint training.pt.
+        Receives weights.safetensors, card.json, samples.png and the checkpoint training.pt.
     network : UNetConfig, optional
         Default: the small U-Net with the images' channels.
     augment : callable, optional
@@ -85,9 +86,11 @@ def train_prior(
     card = _card(state, config, network, shape, about or {}, digest)
     card = replace(card, scale=scale, shift=mean, seconds=round(time.perf_counter() - start, 1))
     prior = NetworkPrior(state.averaged(), card)
-    if engine.rank == 0:
-        prior.save(folder)
-        return NetworkPrior.load(folder, precision=config.precision).to(engine.device)
+    if engine.rank > 0:
+        return prior
+    prior.save(folder)
+    prior = NetworkPrior.load(folder, precision=config.precision).to(engine.device)
+    save_sample_grid(prior, folder / SAMPLES)
     return prior
 
 
