@@ -415,12 +415,12 @@ LIKELIHOOD = Likelihood(Identity(), GaussianNoise(0.5), torch.ones(1, dtype=F64)
 POSTERIOR = exact_posterior(PRIOR, LIKELIHOOD)
 
 
-def _stationary(divergence, teacher, with_data, lo=0.03, hi=20.0):
+def _stationary(divergence, teacher, likelihood=None, n_nodes=3, n_levels=120, lo=0.03, hi=20.0):
     """Mean and variance at which the loss of a Gaussian generator m + s z is stationary; quadrature, exact student."""
     from scipy.optimize import root
 
-    sigmas, w_level = _legendre(120, lo, hi)
-    nodes, w_node = _nodes(3, 2)  # all integrands are quadratic
+    sigmas, w_level = _legendre(n_levels, lo, hi)
+    nodes, w_node = _nodes(n_nodes, 2)  # 3 are exact for quadratic integrands
     pairs, weights = nodes.repeat(len(sigmas), 1), w_node.repeat(len(sigmas))
     levels = Levels(sigmas.repeat_interleave(len(nodes)), w_level.repeat_interleave(len(nodes)))
 
@@ -429,8 +429,8 @@ def _stationary(divergence, teacher, with_data, lo=0.03, hi=20.0):
         student = GaussianPrior(t.detach()[:1], t.detach()[1:, None] ** 2)
         x0 = t[0] + t[1] * pairs[:, :1]
         total = (weights * divergence.evaluate(x0, pairs[:, 1:], levels, teacher, student.denoise).loss).sum()
-        if with_data:
-            total = total - (w_node * LIKELIHOOD.log_prob(t[0] + t[1] * nodes[:, :1])).sum()
+        if likelihood is not None:
+            total = total - (w_node * likelihood.log_prob(t[0] + t[1] * nodes[:, :1])).sum()
         g = torch.autograd.grad(total, t)[0].numpy()
         return [g[0], g[1] * math.exp(theta[1])]
 
@@ -469,7 +469,7 @@ def LOGNORMAL(s):
 )
 def test_divergence_plus_likelihood(divergence, mean, variance):
     """Route A: only the exact KL reaches the posterior N(0.8, 0.2); the others go elsewhere."""
-    m, v = _stationary(divergence, PRIOR.denoise, with_data=True)
+    m, v = _stationary(divergence, PRIOR.denoise, LIKELIHOOD)
     assert m == pytest.approx(mean, abs=1e-3) and v == pytest.approx(variance, abs=1e-3)
     close = abs(m - 0.8) < 0.005 and abs(v - 0.2) < 0.005
     assert close == divergence.preserves_bayes
@@ -490,8 +490,30 @@ def test_divergence_plus_likelihood(divergence, mean, variance):
 )
 def test_matching_the_diffused_posterior(divergence):
     """Route B: with the exact posterior denoiser as teacher, every member of the family reaches N(0.8, 0.2)."""
-    m, v = _stationary(divergence, POSTERIOR.law.denoise, with_data=False)
+    m, v = _stationary(divergence, POSTERIOR.law.denoise)
     assert m == pytest.approx(0.8, abs=1e-4) and v == pytest.approx(0.2, abs=1e-4)
+
+
+def test_gaussian_guidance_matches_the_posterior():
+    """Guidance with the covariance sigma^2 v/(v + sigma^2) of the denoised image: exact for a Gaussian prior."""
+
+    def guided(x, sigma):
+        d, s2 = PRIOR.denoise(x, sigma), sigma[:, None] ** 2
+        return d + s2 / (1 + s2) * (1 - d) / (0.25 + s2 / (1 + s2))
+
+    x, sigma = torch.randn(20, 1, generator=_rng(), dtype=F64), torch.linspace(0.03, 20, 20, dtype=F64)
+    torch.testing.assert_close(guided(x, sigma), POSTERIOR.law.denoise(x, sigma), rtol=1e-10, atol=1e-10)
+    m, v = _stationary(Divergence("ikl"), guided)
+    assert m == pytest.approx(0.8, abs=1e-4) and v == pytest.approx(0.2, abs=1e-4)
+
+
+@pytest.mark.parametrize("c, mean_ratio, variance_ratio", [(1.0, 1.14, 0.41)])
+def test_pseudo_huber_posteriors_are_generalised_ones(c, mean_ratio, variance_ratio):
+    """Prior N(0, 1), y = 1.5, noise variance 1/4: mean and variance over the exact ones."""
+    likelihood = Likelihood(Identity(), GaussianNoise(0.5), torch.full((1,), 1.5, dtype=F64))
+    divergence = Divergence("huber", c=c)
+    m, v = _stationary(divergence, PRIOR.denoise, likelihood, n_nodes=20, n_levels=60, lo=1e-3, hi=100)
+    assert m / 1.2 == pytest.approx(mean_ratio, abs=0.01) and v / 0.2 == pytest.approx(variance_ratio, abs=0.01)
 
 
 def test_plugin_guidance_is_detected_as_biased():
@@ -499,7 +521,7 @@ def test_plugin_guidance_is_detected_as_biased():
         (Divergence("ikl"), 0.903, 0.169),
         (Divergence("ikl", weight=LOGNORMAL), 1.408, 0.045),
     ):
-        m, v = _stationary(divergence, _plugin, with_data=False)
+        m, v = _stationary(divergence, _plugin)
         assert m == pytest.approx(mean, abs=1e-3) and v == pytest.approx(variance, abs=1e-3)
         assert v < 0.18 and m > 0.85
 

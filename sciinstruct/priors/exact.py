@@ -80,7 +80,8 @@ def exact_posterior(prior: AnalyticPrior, likelihood: BaseLikelihood) -> ExactPo
     if isinstance(prior, MixtureOfFields) and _transfer(system) is not None:
         return circulant_posterior(prior, likelihood)
     d = math.prod(prior.event_shape)
-    if d <= DENSE_PIXELS and prior.n_components * d * d <= DENSE_NUMBERS:
+    matrices = 1 if prior.shared_covariance else prior.n_components
+    if d <= DENSE_PIXELS and matrices * d * d <= DENSE_NUMBERS:
         return dense_posterior(prior, likelihood)
     return matheron_posterior(prior, likelihood)
 
@@ -99,9 +100,8 @@ def dense_posterior(prior: AnalyticPrior, likelihood: BaseLikelihood) -> ClosedP
     for k in range(prior.n_components):
         if k == 0 or not prior.shared_covariance:
             root, spread = _condition(prior.dense_covariance(k), matrix)
-            covariance = root @ root.T
+            covariances.append(root @ root.T)
         shift, evidence = _update(root, spread, matrix, residuals[k])
-        covariances.append(covariance)
         shifts.append(shift.reshape(prior.event_shape))
         evidences.append(evidence)
     joint = prior.log_weights + torch.stack(evidences)
@@ -137,7 +137,19 @@ def _transfer(system: Whitened) -> Tensor | None:
     """Transfer function of a periodic convolution with constant real noise, None for anything else."""
     transfer = getattr(system.operator, "transfer", None)
     constant = bool((system.sigma == system.sigma.flatten()[0]).all())
-    return transfer if isinstance(transfer, Tensor) and constant and not system.complex else None
+    if not isinstance(transfer, Tensor) or not constant or system.complex:
+        return None
+    return transfer if _acts_as(system, transfer) else None
+
+
+def _acts_as(system: Whitened, transfer: Tensor) -> bool:
+    """Whether the operator is what its attribute says, tried on one image: a wrong guess would be a wrong posterior."""
+    shape = system.event_shape
+    if system.range_shape != shape or transfer.shape[-2:] != shape[-2:] or transfer.ndim not in (2, 3):
+        return False
+    probe = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(transfer.device)
+    expected = torch.fft.ifft2(torch.fft.fft2(probe) * transfer).real
+    return torch.allclose(system.operator(probe[None])[0], expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
 
 def circulant_posterior(prior: MixtureOfFields, likelihood: BaseLikelihood) -> ClosedPosterior:
@@ -164,8 +176,8 @@ def circulant_posterior(prior: MixtureOfFields, likelihood: BaseLikelihood) -> C
     transfer = _transfer(system)
     if not isinstance(prior, MixtureOfFields) or transfer is None:
         raise TypeError(
-            "circulant_posterior needs a field prior, an operator with a transfer function and constant real noise; "
-            "use exact_posterior"
+            "circulant_posterior needs a field prior, an operator with a true transfer function, and constant real "
+            "noise; use exact_posterior"
         )
     r2 = system.sigma.flatten()[0].square()
     y = r2.sqrt() * system.data.reshape(prior.event_shape)

@@ -16,8 +16,8 @@ class GaussianMixture(AnalyticPrior):
     ----------
     means : Tensor, shape (K, *event_shape)
         Component means; events are vectors ``(d,)`` or images ``(C, H, W)``.
-    covariances : Tensor, shape (K, d, d)
-        Symmetric, positive semi-definite; d is the number of entries of one event.
+    covariances : Tensor, shape (K, d, d) or (1, d, d)
+        Symmetric, positive semi-definite; d is the number of entries of one event. One is shared by all components.
     weights : Tensor, shape (K,), optional
         Positive; divided by their sum. Equal by default.
     sigma_range : tuple of float, optional
@@ -30,7 +30,7 @@ class GaussianMixture(AnalyticPrior):
 
     Notes
     -----
-    Covariances are diagonalised once; a call costs two matrix products of size (B, d) x (d, K d).
+    Covariances are diagonalised once; a call costs two matrix products of size (B, d) x (d, K d), or (d, d) if shared.
     """
 
     basis: Tensor
@@ -49,14 +49,19 @@ class GaussianMixture(AnalyticPrior):
         flat = self.means.flatten(1)
         k, d = flat.shape
         eigenvalues, vectors = _diagonalise(covariances, k, d)
-        self.register_buffer("eigenvalues", eigenvalues)  # (K, d)
-        self.register_buffer("basis", vectors.transpose(0, 1).reshape(d, k * d).contiguous())  # columns: all U_k
-        self.register_buffer("offsets", torch.einsum("kd,kde->ke", flat, vectors))  # U_k^T mu_k
+        self.register_buffer("eigenvalues", eigenvalues)  # (K or 1, d)
+        self.register_buffer("basis", vectors.transpose(0, 1).reshape(d, -1).contiguous())  # columns: all U_k
+        self.register_buffer("offsets", torch.einsum("kd,kde->ke", flat, vectors.expand(k, d, d)))  # U_k^T mu_k
         self.sigma_range = sigma_range or self._default_range()
 
     def eigenvalue_range(self) -> tuple[float, float]:
         """Smallest and largest covariance eigenvalue over all components."""
         return float(self.eigenvalues.min()), float(self.eigenvalues.max())
+
+    @property
+    def shared_covariance(self) -> bool:
+        """Whether all components have one covariance."""
+        return len(self.eigenvalues) == 1
 
     def _analyse(self, x: Tensor) -> Tensor:
         rotated = (x.flatten(1) @ self.basis.to(x.dtype)).reshape(len(x), *self.eigenvalues.shape)
@@ -69,14 +74,16 @@ class GaussianMixture(AnalyticPrior):
     def _shrink(self, coefficients: Tensor, variance: Tensor, gamma: Tensor) -> Tensor:
         e = self.eigenvalues.to(coefficients.dtype)
         kept = gamma[..., None] * (self.offsets.to(e) + e / (e + variance[:, None, None]) * coefficients)
-        return (kept.flatten(1) @ self.basis.to(e).T).reshape(-1, *self.event_shape)
+        kept = kept.sum(1) if self.shared_covariance else kept.flatten(1)
+        return (kept @ self.basis.to(e).T).reshape(-1, *self.event_shape)
 
     def _vectors(self) -> Tensor:
-        k, d = self.eigenvalues.shape
-        return self.basis.reshape(d, k, d).transpose(0, 1)
+        """Eigenvectors of every component, (K, d, d)."""
+        d = len(self.basis)
+        return self.basis.reshape(d, -1, d).transpose(0, 1).expand(self.n_components, d, d)
 
     def _colour(self, white: Tensor, labels: Tensor) -> Tensor:
-        scaled = white.flatten(1) * self.eigenvalues[labels].sqrt()
+        scaled = white.flatten(1) * self.eigenvalues.expand_as(self.offsets)[labels].sqrt()
         out = torch.empty_like(scaled)
         for k, vectors in enumerate(self._vectors()):
             out[labels == k] = scaled[labels == k] @ vectors.T
@@ -84,12 +91,14 @@ class GaussianMixture(AnalyticPrior):
 
     def covariance_product(self, x: Tensor, component: int) -> Tensor:
         """Covariance of one component times each event of the batch `x`."""
-        u, e = self._vectors()[component].to(x.dtype), self.eigenvalues[component].to(x.dtype)
+        e = self.eigenvalues.expand_as(self.offsets)[component].to(x.dtype)
+        u = self._vectors()[component].to(x.dtype)
         return ((x.flatten(1) @ u * e) @ u.T).reshape(x.shape)
 
     def component_variances(self) -> Tensor:
         """Variance of every entry within each component, (K, *event_shape)."""
-        return torch.einsum("kde,ke->kd", self._vectors().square(), self.eigenvalues).reshape(self.means.shape)
+        e = self.eigenvalues.expand_as(self.offsets)
+        return torch.einsum("kde,ke->kd", self._vectors().square(), e).reshape(self.means.shape)
 
 
 class IsotropicMixture(AnalyticPrior):
@@ -164,9 +173,9 @@ class IsotropicMixture(AnalyticPrior):
 
 
 def _diagonalise(covariances: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (K, d), rounding below zero removed, and eigenvectors (K, d, d)."""
-    if tuple(covariances.shape) != (k, d, d):
-        raise ValueError(f"covariances must have shape {(k, d, d)}, got {tuple(covariances.shape)}")
+    """Eigenvalues (K or 1, d), rounding below zero removed, and eigenvectors (K or 1, d, d)."""
+    if tuple(covariances.shape) not in ((k, d, d), (1, d, d)):
+        raise ValueError(f"covariances must have shape {(k, d, d)} or {(1, d, d)}, got {tuple(covariances.shape)}")
     check_finite("covariances", covariances)
     matrix = covariances.detach().double()
     size = matrix.abs().amax()

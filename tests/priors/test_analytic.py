@@ -38,6 +38,7 @@ PRIORS = {
     "gaussian": lambda: GaussianPrior(_randn(3), _covariances(1, 3)[0]),
     "mixture": lambda: GaussianMixture(2 * _randn(4, 3), _covariances(4, 3), torch.tensor([1.0, 2, 3, 4])),
     "mixture of images": lambda: GaussianMixture(2 * _randn(4, 1, 2, 3), _covariances(4, 6)),
+    "mixture, one covariance": lambda: GaussianMixture(2 * _randn(4, 3), _covariances(1, 3)),
     "isotropic": lambda: IsotropicMixture(3 * _randn(5, 6), torch.linspace(0.1, 1, 5)),
     "field": lambda: GaussianField(matern((8, 7), 2.0), _randn(1, 8, 7)),
     "fields, one spectrum": lambda: MixtureOfFields(2 * _randn(3, 1, 8, 8), power_law((8, 8), 2.0)),

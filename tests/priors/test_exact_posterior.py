@@ -294,6 +294,30 @@ def test_bad_input_is_named():
         circulant_posterior(prior, likelihood)
 
 
+def test_an_operator_that_only_claims_to_be_a_convolution_is_treated_densely():
+    prior = _fields()
+
+    class Cropped(GaussianBlur):
+        def apply(self, x):
+            inner = torch.zeros_like(x)
+            inner[..., 2:6, 2:6] = 1
+            return super().apply(x) * inner
+
+        def apply_adjoint(self, y):
+            inner = torch.zeros_like(y)
+            inner[..., 2:6, 2:6] = 1
+            return super().apply(y * inner)
+
+    likelihood = _observe(prior, Cropped(1.0, (8, 8)), 0.2)
+    posterior = exact_posterior(prior, likelihood)
+    weights, means, _, evidence = _bayes(prior, likelihood)
+    torch.testing.assert_close(posterior.weights, weights, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(posterior.means.flatten(1), means, rtol=1e-8, atol=1e-8)
+    assert posterior.log_evidence == pytest.approx(evidence, abs=1e-7)
+    with pytest.raises(TypeError, match="true transfer function"):
+        circulant_posterior(prior, likelihood)
+
+
 def test_conjugate_gradients_refuse_what_they_cannot_do():
     prior = _fields()
     system = Whitened(prior, _observe(prior, _mask(8, 0.5), 0.01))
