@@ -114,7 +114,7 @@ def rescale_zero_baselines(obs: "Observation", flux: float = 0.6, uv_max: float 
     weight = torch.zeros(n * n, dtype=torch.float64).index_add_(0, pair[short], obs.snr[short])
     reference = int(weight.argmax())
     level = float(obs.vis.abs()[short & (pair == reference)].quantile(0.5))
-    scale = torch.where(short, flux / level, 1.0)
+    scale = torch.ones_like(obs.sigma).masked_fill(short, flux / level)
     names = f"{obs.stations[reference // n]}-{obs.stations[reference % n]}"
     return obs.evolve(
         f"{int(short.sum())} rows below {uv_max:.3g} wavelengths scaled by {flux / level:.6f}: "
