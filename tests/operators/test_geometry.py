@@ -87,7 +87,7 @@ def test_rigorous_rotation_is_near_the_simple_one_at_j2000():
 
 
 def test_sidereal_time():
-    """GMST at J2000 (Meeus): 280.46062 deg at UT1 noon; UT1 was 0.355 s ahead of UTC. One sidereal day later it repeats."""
+    """280.46062 deg at J2000 (Meeus; UT1 noon, 0.355 s ahead of UTC), and the same one sidereal day later."""
     noon = torch.tensor([51544.5], dtype=torch.float64)
     assert sidereal_time(noon).rad2deg().item() == pytest.approx(280.46062 + 0.355 * 15 / 3600, abs=2e-4)
     later = sidereal_time(noon + 0.99726957)
