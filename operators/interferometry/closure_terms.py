@@ -69,7 +69,7 @@ class ClosurePhaseTerm(_ScanTerm):
     Raises
     ------
     ValueError
-        If no triangle exists, or a scan has a baseline twice.
+        If no triangle exists, a scan has a baseline twice, or a visibility is exactly 0.
     """
 
     name = "closure_phase"
@@ -77,6 +77,8 @@ class ClosurePhaseTerm(_ScanTerm):
     def __init__(self, obs: Observation, covariance: str = "full", uv_min: float = 1e8) -> None:
         _check_covariance(covariance)
         self.covariance, self.uv_min = covariance, uv_min
+        if (obs.vis == 0).any():
+            raise ValueError("a visibility of exactly 0 has no phase: drop such rows with obs.flag(snr_min=...)")
         variance = (obs.sigma / obs.vis.abs()).square()
         self.closures = closure_set(obs, "phase", variance, uv_min)
         self.n = self.closures.n
@@ -130,7 +132,9 @@ class LogClosureAmplitudeTerm(_LogAmplitudeTerm):
     obs : Observation
         The data, one row per scan and baseline, zero baselines rescaled to the compact flux or flagged.
     covariance : {'full', 'diag'}
-        Whiten with the full covariance of each scan, or divide by standard deviations alone.
+        Whiten with the full covariance of each scan, or divide by standard deviations alone. The diagonal chi-square
+        depends on the quadrangles chosen, and is a few per cent high where all baselines are equally noisy, because
+        the choice then follows the noise.
     uv_min : float
         Baselines shorter than this (wavelengths) are left out.
     debias : bool

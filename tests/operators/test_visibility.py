@@ -23,14 +23,14 @@ def direct_sum(image, u, v, fov_uas, pulse):
             x, y = ((n - 1) / 2 - j) * p, ((n - 1) / 2 - i) * p
             result += image[i, j] * torch.exp(2j * math.pi * (u * x + v * y))
     sinc = lambda t: torch.sin(math.pi * t) / (math.pi * t)
-    return result * (sinc(p * u) * sinc(p * v)) ** {"delta": 0, "rect": 1, "triangle": 2}[pulse]
+    return result * (sinc(p * u) * sinc(p * v)) ** {"average": -1, "delta": 0, "rect": 1, "triangle": 2}[pulse]
 
 
 @pytest.mark.parametrize("backend", ["dense", "nufft"])
 @pytest.mark.parametrize("npix", [8, 7])
-@pytest.mark.parametrize("pulse", ["delta", "rect", "triangle"])
+@pytest.mark.parametrize("pulse", ["average", "delta", "rect", "triangle"])
 def test_equals_the_direct_sum(backend, npix, pulse, generator):
-    u, v = random_uv(30, generator)
+    u, v = random_uv(30, generator, 5e9)
     x = torch.rand(1, 1, npix, npix, generator=generator, dtype=torch.float64)
     expected = direct_sum(x[0, 0], u, v, 160.0, pulse)
     got = VisibilityOperator(u, v, npix, 160.0, pulse, backend)(x)[0]
@@ -148,6 +148,7 @@ def test_dirty_image_of_a_point_is_the_beam(generator):
         ({"u": torch.tensor([1.0, float("nan"), 0.0])}, "finite"),
         ({"fov_uas": -1.0}, "fov_uas"),
         ({"pulse": "disc"}, "pulse"),
+        ({"pulse": "average", "u": torch.full((3,), 4e11)}, "0.8 fringes"),
         ({"backend": "fast"}, "backend"),
     ],
 )
