@@ -23,7 +23,7 @@ import torch
 from sciinstruct import jobs, priors
 from sciinstruct.inference import PPM
 from sciinstruct.jobs.demo import simulated_twin
-from sciinstruct.jobs.sky import ring_table, sky_report
+from sciinstruct.jobs.sky import PEERS, ring_table, sky_report
 from sciinstruct.operators.interferometry import Observation
 
 parser = argparse.ArgumentParser()
@@ -89,11 +89,8 @@ for ax, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
 # ------------
 # Every sample must fit, not only the mean. Beside ours the chi-squares of eht-imaging's single image of the same data.
 
-PEERS = {
-    "SR1_M87_2017_101_lo_hops_netcal_StokesI.uvfits": {"closure_phase": 0.82, "log_closure_amplitude": 0.65},
-    "SR1_M87_2017_096_lo_hops_netcal_StokesI.uvfits": {"closure_phase": 0.91, "log_closure_amplitude": 1.23},
-}
-peer = PEERS.get(arguments.file.name, {}) if arguments.file else {}
+peers = PEERS.get(arguments.file.name, {}) if arguments.file else {}
+peer = peers.get("eht-imaging", {})
 print(f"{'term':>24} {'n':>5} {'median':>7} {'16 %':>6} {'84 %':>6} {'eht-imaging':>12}")
 with torch.no_grad():
     for term, values in problem.likelihood.chi2(posterior.samples).items():
@@ -120,6 +117,6 @@ for name, quantity in ring_table(posterior.samples, fov, truth).items():
 # ----------
 # One page with all of this and the checks, and the images with sky coordinates as FITS.
 
-report = sky_report(posterior, arguments.out, problem, truth)
+report = sky_report(posterior, arguments.out, problem, truth, peers)
 print("report:", report.html)
 plt.show()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import FileFormatError, InverseProblem, Posterior, PriorError
-from sciinstruct.jobs.sky import sky_report
+from sciinstruct.jobs.sky import PEERS, sky_report
 from sciinstruct.jobs.surroundings import claim, release, usable_device, writable_folder
 
 if TYPE_CHECKING:
@@ -227,6 +227,6 @@ def reconstruct_observation(
         "history": observation.history,
     }
     posterior = replace(posterior, samples=posterior.samples.cpu(), attributes=facts)
-    report = sky_report(posterior, folder, problem, truth)
+    report = sky_report(posterior, folder, problem, truth, PEERS.get(settings.get("file", "")))
     release(folder)
     return JobResult(posterior, problem, report, time.perf_counter() - began, truth)
