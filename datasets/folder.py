@@ -83,10 +83,12 @@ def _read(path: Path) -> np.ndarray:
 def _square(pixels: np.ndarray, npix: int, path: Path) -> np.ndarray:
     from skimage.transform import resize
 
+    if not np.isfinite(pixels).all():
+        raise FileFormatError(f"{path} must have finite pixels")
     side = min(pixels.shape)
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     small = resize(pixels[top : top + side, left : left + side], (npix, npix), order=1, anti_aliasing=side > npix)
     mean = small.mean()
-    if not np.isfinite(small).all() or not mean > 0:
-        raise FileFormatError(f"{path} must have finite pixels and a positive mean, got a mean of {mean:.3g}")
+    if not mean > 0:
+        raise FileFormatError(f"{path} must have a positive mean, got a mean of {mean:.3g}")
     return (small / mean).astype(np.float32)
