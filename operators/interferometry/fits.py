@@ -16,7 +16,7 @@ from sciinstruct.core.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
-    from astropy.io.fits import Header
+    from astropy.io.fits import BinTableHDU, Header
 
 _UAS_PER_DEGREE = 3600e6
 
@@ -89,7 +89,7 @@ def write_image_fits(
     Raises
     ------
     ValueError
-        If there is no plane, shapes differ, names repeat in upper case, or a value is not finite.
+        If there is no plane, shapes differ, names repeat in upper case, a value is not finite, or metadata is not JSON.
     OutputError
         If the file cannot be written.
 
@@ -107,8 +107,7 @@ def write_image_fits(
         for k, (name, array) in enumerate(arrays.items())
     ]
     if metadata:
-        keys, values = list(metadata), [json.dumps(value) for value in metadata.values()]
-        hdus.append(_metadata_table(keys, values))
+        hdus.append(_metadata_table(metadata))
     hdus[0].header["NHDU"] = (len(hdus), "parts in this file")
     with atomic_path(path) as temporary:
         fits.HDUList(hdus).writeto(temporary, overwrite=True)
@@ -251,12 +250,18 @@ def _header(name: str, shape: tuple[int, ...], fov_uas: float, frame: HasFrame) 
     return fits.Header(list(cards.items()))
 
 
-def _metadata_table(keys: list[str], values: list[str]) -> Any:
+def _metadata_table(metadata: Mapping[str, Any]) -> "BinTableHDU":
     """Table of keys and JSON values."""
     from astropy.io import fits
 
+    values = []
+    for key, value in metadata.items():
+        try:
+            values.append(json.dumps(value))
+        except TypeError as error:
+            raise ValueError(f"metadata[{key!r}] must be a JSON value, got {type(value).__name__}: {error}") from error
     columns = []
-    for name, texts in (("KEY", keys), ("VALUE", values)):
+    for name, texts in (("KEY", list(metadata)), ("VALUE", values)):
         width = max(len(text.encode()) for text in texts)
         columns.append(fits.Column(name=name, format=f"{width}A", array=texts))
     return fits.BinTableHDU.from_columns(columns, name="METADATA")

@@ -132,22 +132,35 @@ class _Fine:
         factor = math.ceil(2 * _RADII * fov_uas / (2 * radius_max * side))
         spline = _spline_matrix(side, min(factor * (side - 1) + 1, 768)).to(images)
         self.images = (spline @ images @ spline.T)[:, None]
+        faint = self.images <= _THRESHOLD * self.images.amax((-1, -2), keepdim=True)
+        self.bright = self.images.masked_fill(faint, 0).float()  # the search compares; it needs no double precision
         self.span = fov_uas * (side - 1) / 2 / side  # from the middle to the outermost pixel centre
         self.radius_max = radius_max
 
-    def rays(self, x: Tensor, y: Tensor, rays: int, radii: int, *, searching: bool) -> Tensor:
-        """Brightness (n, centres, rays, radii) along rays from centres x, y of shape (n, centres)."""
+    def search_rays(self, x: Tensor, y: Tensor, radii: int) -> Tensor:
+        """Brightness (n, centres, rays, radii) of the bright parts along few rays, by linear interpolation."""
+        where = self._along(x.float(), y.float(), _SEARCH_RAYS, radii)
+        return _sample(self.bright, where, "bilinear")
+
+    def rays(self, x: Tensor, y: Tensor) -> Tensor:
+        """Brightness (n, rays, radii) along rays from centres x, y of shape (n,), by cubic interpolation."""
+        where = self._along(x[:, None], y[:, None], _RAYS, _RADII)
+        return _sample(self.images, where, "bicubic")[:, 0]
+
+    def _along(self, x: Tensor, y: Tensor, rays: int, radii: int) -> Tensor:
+        """Coordinates (n, centres, rays, radii, 2) for `grid_sample` of points along rays from (n, centres)."""
         angle = torch.arange(rays, dtype=x.dtype, device=x.device) * (2 * math.pi / rays)
-        r = torch.linspace(0, self.radius_max, radii, dtype=x.dtype, device=x.device)
-        east = x[:, :, None, None] + torch.sin(angle)[:, None] * r
-        north = y[:, :, None, None] + torch.cos(angle)[:, None] * r
-        where = torch.stack((east, north), -1).flatten(1, 2) / -self.span  # columns run West, rows run South
-        image = self.images
-        if searching:
-            image = image * (image > _THRESHOLD * image.amax((-1, -2), keepdim=True))
-        mode = "bilinear" if searching else "bicubic"
-        values = grid_sample(image, where, mode=mode, padding_mode="zeros", align_corners=True)
-        return values[:, 0].unflatten(1, (x.shape[1], rays))
+        scale = -1 / self.span  # columns run West, rows run South
+        r = torch.linspace(0, scale * self.radius_max, radii, dtype=x.dtype, device=x.device)
+        column = (scale * x)[:, :, None, None] + torch.sin(angle)[:, None] * r
+        row = (scale * y)[:, :, None, None] + torch.cos(angle)[:, None] * r
+        return torch.stack((column, row), -1)
+
+
+def _sample(image: Tensor, where: Tensor, mode: str) -> Tensor:
+    """Values of images (n, 1, H, W) at points (n, centres, rays, radii, 2); zero outside."""
+    values = grid_sample(image, where.flatten(1, 2), mode=mode, padding_mode="zeros", align_corners=True)
+    return values[:, 0].unflatten(1, where.shape[1:3])
 
 
 def _spline_matrix(side: int, fine: int) -> Tensor:
@@ -177,7 +190,7 @@ def _find_centre(fine: _Fine, search: float) -> tuple[Tensor, Tensor]:
     grid = torch.linspace(-search, search, steps, dtype=fine.images.dtype, device=fine.images.device)
     best = _best_of(fine, grid.repeat_interleave(steps).expand(n, -1), grid.repeat(steps).expand(n, -1), radii=51)
     around = torch.arange(-2.0, 3.0).to(grid)
-    for step in (1.0, 0.4, 0.15, 0.05, 0.02):
+    for step in (1.0, 0.3, 0.08, 0.02):
         x = best[0][:, None] + step * around.repeat_interleave(5)
         y = best[1][:, None] + step * around.repeat(5)
         best = _best_of(fine, x, y, radii=_RADII)
@@ -186,7 +199,7 @@ def _find_centre(fine: _Fine, search: float) -> tuple[Tensor, Tensor]:
 
 def _best_of(fine: _Fine, x: Tensor, y: Tensor, radii: int) -> tuple[Tensor, Tensor]:
     """Among the candidate centres (n, c), the one of smallest relative scatter of the peak radius."""
-    peak = _peak_radius(fine.rays(x, y, _SEARCH_RAYS, radii, searching=True), fine.radius_max / (radii - 1))
+    peak = _peak_radius(fine.search_rays(x, y, radii), fine.radius_max / (radii - 1))
     mean = peak.mean(-1)
     scatter = torch.where(mean > 0, peak.std(-1) / mean, torch.full_like(mean, torch.inf))
     index = scatter.argmin(1, keepdim=True)
@@ -215,7 +228,7 @@ def _half_width(profile: Tensor, step: float) -> tuple[Tensor, Tensor]:
 def _measure(fine: _Fine, x: Tensor, y: Tensor) -> RingParameters:
     """Measure the rings around known centres."""
     step = fine.radius_max / (_RADII - 1)
-    rays = fine.rays(x[:, None], y[:, None], _RAYS, _RADII, searching=False)[:, 0]
+    rays = fine.rays(x, y)
     profile = rays.mean(1)
     radius = torch.arange(_RADII, dtype=x.dtype, device=x.device) * step
     peak = _peak_radius(rays, step)

@@ -153,6 +153,11 @@ def test_bad_planes_are_refused(tmp_path, planes, text):
     assert not list(tmp_path.iterdir())
 
 
+def test_metadata_that_is_not_json_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"metadata\['prior'\] must be a JSON value, got Tensor"):
+        write_image_fits(tmp_path / "sky.fits", {"a": torch.ones(4, 4)}, FOV, M87, {"prior": torch.ones(2)})
+
+
 def test_single_sample_is_refused(tmp_path):
     with pytest.raises(ValueError, match="n >= 2"):
         write_posterior_fits(tmp_path / "post.fits", torch.ones(1, 1, 8, 8), FOV, M87)
