@@ -1,1 +1,6 @@
-"""inference."""
+"""Posterior inference: principled posterior matching, and the methods it is compared with."""
+
+from sciinstruct.inference.families.configs import Generator, Mixture, Particles
+from sciinstruct.inference.ppm import PPM
+
+__all__ = ["PPM", "Generator", "Mixture", "Particles"]

@@ -28,4 +28,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises half a dozen kinds for damaged files
-        raise SolverError(f"cannot resume from {path}: not a checkpoint, or damaged; delete it to start afresh") from error
+        raise SolverError(
+            f"cannot resume from {path}: not a checkpoint, or damaged; delete it to start afresh"
+        ) from error

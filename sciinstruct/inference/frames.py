@@ -37,16 +37,21 @@ def isotropic_frames(mean: Tensor, scale: float) -> Frames:
     return Frames(flat, eye.repeat(len(flat), 1, 1), torch.full_like(flat, scale))
 
 
-def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 64) -> Tensor:
-    """Jacobians (B, n, D) of `function`: (B, *event) -> (B, n), rows of the batch independent, by batched vector products."""
-    # torch.func, not autograd.grad(is_grads_batched=True): the latter fails on channels-last networks
-    y, pull_back = torch.func.vjp(lambda v: function(v).flatten(1), x.detach())
-    eye = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 512) -> Tensor:
+    """Jacobians (B, n, D) of `function`: (B, *event) -> (B, n), whose rows must not depend on each other.
+
+    `chunk` vector products are done at a time, each as a row of one large batch: plain passes, which every network supports.
+    """
     rows = []
-    for part in eye.split(chunk):
-        vectors = part[:, None, :].expand(-1, len(x), -1)
-        rows.append(torch.func.vmap(lambda v: pull_back(v)[0])(vectors).flatten(2))
-    return torch.cat(rows).transpose(0, 1).detach()
+    n = function(x[:1].detach()).flatten(1).shape[1]
+    eye = torch.eye(n, dtype=x.dtype, device=x.device)
+    for image in x.detach():
+        parts = []
+        for vectors in eye.split(chunk):
+            copies = image.expand(len(vectors), *image.shape).clone().requires_grad_()
+            parts.append(torch.autograd.grad(function(copies).flatten(1), copies, vectors)[0].flatten(1))
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
 
 
 def local_gaussians(denoise: Callable, x: Tensor, sigma: float, widest: float) -> LocalGaussians:
@@ -81,7 +86,9 @@ def residual_function(problem: InverseProblem) -> Callable[[Tensor], Tensor]:
     return lambda flat: problem.likelihood.residuals(problem.prior.to_physical(flat.reshape(-1, *shape)))
 
 
-def laplace(problem: InverseProblem, prior: LocalGaussians, x: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def laplace(
+    problem: InverseProblem, prior: LocalGaussians, x: Tensor, target: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """One Gauss-Newton step and its covariance for a locally Gaussian prior; returns means (K, D), covariances (K, D, D).
 
     `target` (K, n) is subtracted from the residuals: random noise makes the result a randomise-then-optimise sample.

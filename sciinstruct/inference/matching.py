@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import InverseProblem, randn_like
-from sciinstruct.inference.families.base import ClosedFormFamily, Draw
+from sciinstruct.inference.families.base import Draw
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 

@@ -7,18 +7,19 @@ exactly and only at the clean image.
 import math
 import os
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
-from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator, randn_like, track
+from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator, track
+from sciinstruct.divergences import Divergence
 from sciinstruct.inference.checkpoint import load_checkpoint, save_checkpoint
-from sciinstruct.inference.families import Draw, Family, Mixture
-from sciinstruct.inference.matching import component_cost, draw_levels, match, match_score
-from sciinstruct.inference.trace import Trace
-from sciinstruct.inference.weights import estimate_weights, make_reference
+from sciinstruct.inference.families import Generator, Mixture, Particles
+from sciinstruct.inference.families.configs import Scale, prior_scale
+from sciinstruct.inference.fitted import FittedPosterior
+from sciinstruct.inference.run_state import RunState
+from sciinstruct.inference.steps import auxiliary_step, level_step, score_step
 
 
 @dataclass(frozen=True)
@@ -38,28 +39,32 @@ class PPM:
     sigma_min, sigma_max : float, optional
         Range of noise levels in the prior's units; the prior's own range if None. Structure below sigma_min is not inferred.
     anneal_from : float
-        Lowest noise level at the first step, in units of sigma_max/1; falls geometrically to sigma_min. None: no annealing.
+        Lowest noise level at the first step, in units of the prior's standard deviation; falls geometrically to sigma_min. None
+        starts at sigma_min: right where the law starts from Laplace frames.
     anneal_share : float
         Share of the steps over which it falls.
     weight_rounds : int
-        Evaluations after the last step that settle the component weights.
+        Evaluations after the last step that settle the component weights of a mixture.
+    divergence : Divergence
+        For laws with an auxiliary score. Anything but the exact KL gives a generalised, not a Bayesian posterior.
 
     References
     ----------
     Bai et al. 2026, eq. 8-19 and Algorithm 1 with the level weight of eq. 13.
     """
 
-    family: Any = field(default_factory=Mixture)
+    family: Mixture | Particles | Generator = field(default_factory=Mixture)
     steps: int = 600
     batch: int = 64
     groups: int = 8
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     damping: float = 0.1
     sigma_min: float | None = None
     sigma_max: float | None = None
     anneal_from: float | None = None
     anneal_share: float = 0.6
-    weight_rounds: int = 64
+    weight_rounds: int = 128
+    divergence: Divergence = field(default_factory=Divergence)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 1 <= self.groups <= self.batch:
@@ -124,15 +129,15 @@ class PPM:
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
         dtype: torch.dtype = torch.float32,
-    ) -> "PPMFit":
+    ) -> FittedPosterior:
         """As `run`, but return the fitted law; `starts` (K, *event), in the prior's units, replace draws of the prior."""
-        state = self._start(problem, starts, make_generator(generator), dtype)
+        state, scale = self._start(problem, starts, make_generator(generator), dtype)
         if resume and checkpoint is not None:
             state.restore(load_checkpoint(checkpoint))
         began = time.perf_counter()
         try:
             for step in track(range(state.step, self.steps), progress=progress, description="posterior matching"):
-                info = self._step(problem, state)
+                info = self._step(problem, state, scale.sd)
                 if callback is not None:
                     callback(step, info)
                 if checkpoint is not None and state.step % max(1, self.steps // 10) == 0:
@@ -142,13 +147,20 @@ class PPM:
                 save_checkpoint(checkpoint, state.dump())
             raise
         state.use_average()
-        return PPMFit(self, problem, state, time.perf_counter() - began)
+        attributes = {"solver": "PPM", "settings": asdict(self), "preserves_bayes": self.divergence.preserves_bayes}
+        fitted = FittedPosterior(problem, state, scale, attributes, self.weight_rounds, self.groups)
+        attributes["seconds"] = time.perf_counter() - began
+        return fitted
 
-    def _start(self, problem: InverseProblem, starts: Tensor | None, generator: torch.Generator, dtype: torch.dtype) -> "State":
+    def _start(
+        self, problem: InverseProblem, starts: Tensor | None, generator: torch.Generator, dtype: torch.dtype
+    ) -> tuple[RunState, Scale]:
         smin, smax = self._range(problem)
-        like = torch.zeros((), dtype=dtype, device=generator.device)
-        family = self.family.build(problem, smin, generator, like, starts)
-        return State(family, generator, smin, smax, self)
+        scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
+        family, auxiliary = self.family.build(problem, scale, smin, generator, starts)
+        window = 0.05 * self.steps
+        state = RunState(family, auxiliary, generator, smin, smax, window=window, damping=self.damping)
+        return state, scale
 
     def _range(self, problem: InverseProblem) -> tuple[float, float]:
         low, high = problem.prior.sigma_range
@@ -158,134 +170,26 @@ class PPM:
             raise ValueError(f"noise levels must satisfy 0 < sigma_min < sigma_max, got {smin} and {smax}")
         return smin, smax
 
-    def _lowest(self, state: "State") -> float:
+    def _lowest(self, state: RunState, sd: float) -> float:
         """Lowest noise level of this step: falls geometrically over the first part of the run."""
         if self.anneal_from is None or self.anneal_share == 0:
             return state.smin
         left = max(0.0, 1 - state.step / (self.anneal_share * self.steps))
-        return state.smin * (max(self.anneal_from, state.smin) / state.smin) ** left
+        return state.smin * (max(self.anneal_from * sd, state.smin) / state.smin) ** left
 
-    def _step(self, problem: InverseProblem, state: "State") -> dict[str, float]:
-        g, family, lo = state.generator, state.family, self._lowest(state)
-        draw = family.draw(self.groups, self.batch // self.groups, g)
-        if lo > state.smin:
-            info = self._match_levels(problem, state, draw, lo)
+    def _step(self, problem: InverseProblem, state: RunState, sd: float) -> dict[str, float]:
+        lo, rate = self._lowest(state, sd), self._rate(state.step)
+        if state.auxiliary is not None:
+            info = auxiliary_step(problem, state, self.divergence, lo, self.batch, rate)
+        elif lo > state.smin:
+            info = level_step(problem, state, lo, self.groups, self.batch, rate)
         else:
-            info = self._match_scores(problem, state, draw)
-        state.trace.record(lowest_level=lo, **info)
+            info = score_step(problem, state, self.groups, self.batch, rate)
+        state.record(lowest_level=lo, **info)
         state.step += 1
         return info
-
-    def _match_levels(self, problem: InverseProblem, state: "State", draw: Draw, lo: float) -> dict[str, float]:
-        """One step on the integral over noise levels: pulls from afar, and settles weights while modes form."""
-        g, family = state.generator, state.family
-        levels = draw_levels(lo, state.smax, self.groups, g, draw.x0)
-        terms = match(problem, draw, family.eps, levels, state.smin, attached=True, generator=g)
-        self._check(state.step, prior=terms.prior, data=terms.data)
-        norm = state.descend(((terms.prior + terms.data) * draw.weight).sum(1).mean(), self._rate(state.step))
-        family.update_weights(component_cost(terms.cost, draw, family.n_components), 0.02)
-        data = (terms.data.detach() * draw.weight).sum(1).mean()
-        return {"kl": levels.span * float(terms.gap.mean()), "data": float(data), "gradient_norm": norm}
-
-    def _match_scores(self, problem: InverseProblem, state: "State", draw: Draw) -> dict[str, float]:
-        """One step on the scores at the lowest level: no noise at the optimum, and no pass back through the prior."""
-        family = state.family
-        terms = match_score(problem, draw, family.eps, family.whiten, state.smin, state.generator)
-        self._check(state.step, prior=terms.loss, data=terms.data)
-        norm = state.descend((terms.loss * draw.weight.detach()).sum(1).mean(), self._rate(state.step))
-        weight = draw.weight.detach()
-        per_axis = float((terms.mismatch * weight).sum(1).mean()) / family.dim
-        return {"mismatch": per_axis, "data": float((terms.data * weight).sum(1).mean()), "gradient_norm": norm}
-
-    @staticmethod
-    def _check(step: int, **terms: Tensor) -> None:
-        for name, value in terms.items():
-            if not torch.isfinite(value).all():
-                raise SolverError(f"the {name} term became NaN or infinite at step {step}; lower learning_rate")
 
     def _rate(self, step: int) -> float:
         """Constant, then a cosine to zero over the last 40 %."""
         left = min(1.0, (self.steps - step) / (0.4 * self.steps))
         return self.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
-
-
-class State:
-    """All that changes during a run: the law, its optimiser and average, the random state and the trace."""
-
-    def __init__(self, family: Family, generator: torch.Generator, smin: float, smax: float, config: PPM) -> None:
-        self.family, self.generator, self.smin, self.smax = family, generator, smin, smax
-        self.step = 0
-        self.trace = Trace()
-        self.optimiser = torch.optim.Adam(family.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), eps=config.damping)
-        self.decay = 1 - 1 / max(2.0, 0.05 * config.steps)
-        self.average = [p.detach().clone() for p in family.parameters()]
-
-    def descend(self, loss: Tensor, rate: float) -> float:
-        """One Adam step on the law's parameters alone; returns the gradient's norm."""
-        parameters = list(self.family.parameters())
-        for p, grad in zip(parameters, torch.autograd.grad(loss, parameters)):
-            p.grad = self.family.rescale(grad)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        for mean, p in zip(self.average, parameters):
-            mean.lerp_(p.detach(), 1 - self.decay)
-        return float(norm)
-
-    def use_average(self) -> None:
-        """Put the averaged parameters into the law: the end of the run."""
-        with torch.no_grad():
-            for mean, p in zip(self.average, self.family.parameters()):
-                p.copy_(mean)
-
-    def dump(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors and numbers."""
-        return {
-            "family": self.family.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average,
-            "generator": self.generator.get_state(),
-            "step": self.step,
-            "curves": self.trace.curves,
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from `dump`; raises SolverError if it belongs to another problem or family."""
-        try:
-            self.family.load_state_dict(saved["family"])
-            self.optimiser.load_state_dict(saved["optimiser"])
-            self.average = [a.to(b) for a, b in zip(saved["average"], self.average)]
-            self.generator.set_state(saved["generator"])
-            self.step, self.trace.curves = saved["step"], saved["curves"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise SolverError("the checkpoint belongs to another problem or family; delete it to start afresh") from error
-
-
-@dataclass
-class PPMFit:
-    """A fitted variational posterior."""
-
-    config: PPM
-    problem: InverseProblem
-    state: State
-    seconds: float
-
-    def posterior(self, n_samples: int) -> Posterior:
-        """Draw `n_samples`, add the smallest noise (the law matched is the smoothed one) and map to physical units."""
-        s = self.state
-        weights = estimate_weights(
-            self.problem, s.family, make_reference(self.problem, s.family, 0.2 * 0.5, 2.0, s.smin), s.smin, s.smax, rounds=self.config.weight_rounds, groups=self.config.groups, generator=s.generator
-        )
-        x = s.family.sample(n_samples, s.generator)
-        x = x + s.smin * randn_like(x, s.generator)
-        return Posterior(
-            self.problem.prior.to_physical(x),
-            coordinates=self.problem.coordinates,
-            attributes={"solver": "PPM", "settings": repr(self.config), "seconds": self.seconds},
-            diagnostics={
-                "trace": s.trace.curves,
-                "mode_weights": weights.weights.tolist(),
-                "mode_weights_sd": weights.sd.tolist(),
-            },
-        )

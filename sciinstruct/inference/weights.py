@@ -36,7 +36,9 @@ class Reference(NamedTuple):
     cost: Tensor  # (K,) its exact free energy
 
 
-def make_reference(problem: InverseProblem, family: GaussianMixtureFamily, level: float, widest: float, smoothing: float) -> Reference:
+def make_reference(
+    problem: InverseProblem, family: GaussianMixtureFamily, level: float, widest: float, smoothing: float
+) -> Reference:
     """Build the twin at the components' present means, seen at noise `level`."""
     means = family.means.detach()
     images = means.reshape(-1, *family.event_shape)
@@ -57,7 +59,15 @@ def make_reference(problem: InverseProblem, family: GaussianMixtureFamily, level
     return Reference(local.mean, values, vectors, j, r, kl + data)
 
 
-def _difference(problem: InverseProblem, family: GaussianMixtureFamily, ref: Reference, lo: float, hi: float, groups: int, g: torch.Generator) -> Tensor:
+def _difference(
+    problem: InverseProblem,
+    family: GaussianMixtureFamily,
+    ref: Reference,
+    lo: float,
+    hi: float,
+    groups: int,
+    g: torch.Generator,
+) -> Tensor:
     """One draw (K,) of the free energy minus its twin, averaged over stratified levels."""
     x0 = family.draw(groups, family.n_components, g).x0  # (G, K, *event)
     levels = draw_levels(lo, hi, groups, g, x0)

@@ -1,8 +1,9 @@
 """Variational laws for posterior matching."""
 
 from sciinstruct.inference.families.base import ClosedFormFamily, Draw, Family
-from sciinstruct.inference.families.configs import Mixture
+from sciinstruct.inference.families.configs import Generator, Law, Mixture, Particles
 from sciinstruct.inference.families.mixture import FullGaussianMixture, GaussianMixtureFamily, LowRankGaussianMixture
+from sciinstruct.inference.families.particles import GeneratorFamily, ParticleFamily
 
 __all__ = [
     "ClosedFormFamily",
@@ -11,5 +12,10 @@ __all__ = [
     "FullGaussianMixture",
     "GaussianMixtureFamily",
     "LowRankGaussianMixture",
+    "Generator",
+    "GeneratorFamily",
+    "Law",
     "Mixture",
+    "ParticleFamily",
+    "Particles",
 ]

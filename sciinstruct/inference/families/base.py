@@ -29,6 +29,11 @@ class Family(nn.Module, ABC):
     event_shape: tuple[int, ...]
     n_components: int = 1
 
+    @property
+    def dim(self) -> int:
+        """Numbers in one image."""
+        return torch.Size(self.event_shape).numel()
+
     @abstractmethod
     def draw(self, groups: int, per_group: int, generator: torch.Generator | None) -> Draw:
         """Reparameterised draws: `groups` times at least `per_group` images, every component in every group."""
@@ -41,7 +46,6 @@ class Family(nn.Module, ABC):
     def weights(self) -> Tensor:
         """Component weights, (n_components,)."""
         return torch.ones(1)
-
 
     def rescale(self, gradient: Tensor) -> Tensor:
         """Precondition a parameter's gradient; mixtures undo the weight of each component, so that light ones learn too."""

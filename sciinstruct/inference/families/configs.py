@@ -1,14 +1,25 @@
 """How a variational law is asked for, and how it starts on a given problem."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciinstruct.core import InverseProblem
+from sciinstruct.inference.auxiliary import Auxiliary, GaussianFit, NetworkScore, ParticleScore, auxiliary_network
+from sciinstruct.inference.families.base import Family
 from sciinstruct.inference.families.mixture import FullGaussianMixture, GaussianMixtureFamily, LowRankGaussianMixture
+from sciinstruct.inference.families.networks import residual_network
+from sciinstruct.inference.families.particles import GeneratorFamily, ParticleFamily
 from sciinstruct.inference.frames import Frames, isotropic_frames, laplace_frames
+
+
+class Law(NamedTuple):
+    """A variational law and what gives its score: None where the law itself does."""
+
+    family: Family
+    auxiliary: Auxiliary | None
 
 
 class Scale(NamedTuple):
@@ -19,18 +30,29 @@ class Scale(NamedTuple):
 
 
 def prior_scale(problem: InverseProblem, n: int, generator: torch.Generator | None, like: Tensor) -> Scale:
-    """Draw `n` images of the prior (at least two) and measure their spread."""
-    draws = problem.prior.sample(max(n, 64), generator=generator, dtype=like.dtype, device=like.device)
+    """Draw `n` images of the prior and measure their spread."""
+    draws = problem.prior.sample(n, generator=generator, dtype=like.dtype, device=like.device)
     return Scale(draws, float(draws.var(0).mean().sqrt()))
 
 
+def more_draws(problem: InverseProblem, scale: Scale, n: int, generator: torch.Generator | None) -> Tensor:
+    """`n` draws of the prior, the ones at hand first."""
+    have = scale.draws[:n]
+    if len(have) == n:
+        return have
+    rest = problem.prior.sample(n - len(have), generator=generator, dtype=have.dtype, device=have.device)
+    return torch.cat([have, rest])
+
+
 def spread(problem: InverseProblem, scale: Scale, k: int, generator: torch.Generator | None) -> Tensor:
-    """Choose `k` of the prior's draws far from each other, as k-means++ seeds clusters; `k` at most the number of draws.
+    """Choose `k` of the prior's draws far from each other, as k-means++ seeds clusters.
 
     Distances are between denoised draws, so that they tell modes apart rather than noise.
     """
     with torch.no_grad():
         blurred = problem.prior.denoise(scale.draws, scale.sd).flatten(1)
+    if k > len(blurred):
+        raise ValueError(f"at most {len(blurred)} components can start from the draws at hand, got {k}")
     chosen = [int(torch.randint(len(blurred), (1,), generator=generator, device=blurred.device))]
     nearest = torch.full((len(blurred),), float("inf"), dtype=blurred.dtype, device=blurred.device)
     for _ in range(k - 1):
@@ -59,11 +81,26 @@ class Mixture:
     laplace_levels: tuple[float, ...] = (1.0, 0.3, 0.1)
 
     def build(
-        self, problem: InverseProblem, sigma_min: float, generator: torch.Generator | None, like: Tensor, starts: Tensor | None = None
+        self,
+        problem: InverseProblem,
+        scale: Scale,
+        sigma_min: float,
+        generator: torch.Generator | None,
+        starts: Tensor | None = None,
+    ) -> Law:
+        """Make the law at its start; `starts` (K, *event) replaces draws of the prior."""
+        return Law(self.build_mixture(problem, scale, sigma_min, generator, starts), None)
+
+    def build_mixture(
+        self,
+        problem: InverseProblem,
+        scale: Scale,
+        sigma_min: float,
+        generator: torch.Generator | None,
+        starts: Tensor | None,
     ) -> GaussianMixtureFamily:
-        """Make the family at its start; `starts` (K, *event) replaces draws of the prior."""
+        """The mixture itself, for other laws to start from."""
         event = tuple(problem.prior.event_shape)
-        scale = prior_scale(problem, 16 * self.components, generator, like)
         x = starts if starts is not None else spread(problem, scale, self.components, generator)
         frames = self._frames(problem, x, scale.sd, sigma_min, generator)
         if self.rank is None:
@@ -78,3 +115,81 @@ class Mixture:
         levels = tuple(level * sd for level in self.laplace_levels)
         frames, _ = laplace_frames(problem, x, levels, smallest=0.5 * sigma_min, widest=3 * sd, generator=generator)
         return frames
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Particles with a kernel of width `tau` and an auxiliary score of chosen smoothness.
+
+    Parameters
+    ----------
+    count : int
+        Number of particles.
+    tau : float
+        Kernel width in units of the prior's standard deviation.
+    auxiliary : {"gaussian", "network", "exact"}
+        Score of the law: a Gaussian fit, an online network, or the exact kernel mixture (which under-disperses above a few
+        dimensions: see the warnings of the run).
+    """
+
+    count: int = 64
+    tau: float = 0.05
+    auxiliary: Literal["gaussian", "network", "exact"] = "gaussian"
+
+    def build(
+        self,
+        problem: InverseProblem,
+        scale: Scale,
+        sigma_min: float,
+        generator: torch.Generator | None,
+        starts: Tensor | None = None,
+    ) -> Law:
+        """Make the law at draws of the prior, or at `starts` (K, *event)."""
+        points = starts if starts is not None else more_draws(problem, scale, self.count, generator)
+        tau = 0.0 if self.auxiliary == "gaussian" else self.tau * scale.sd
+        family = ParticleFamily(points, scale.sd, tau)
+        if self.auxiliary == "gaussian":
+            return Law(family, GaussianFit(self.count))
+        if self.auxiliary == "exact":
+            return Law(family, ParticleScore(family))
+        network = auxiliary_network(problem.prior, family.event_shape, scale.sd, points)
+        return Law(family, NetworkScore(network, scale.sd))
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A residual network on draws of a Gaussian-mixture start, with an auxiliary network for its score.
+
+    Parameters
+    ----------
+    start : Mixture
+        Where it starts.
+    width : int
+        Hidden units (vectors) or channels (images) of the generator.
+    auxiliary_steps, warmup : int
+        Fits of the auxiliary network per generator step, and before the first.
+    """
+
+    start: Mixture = field(default_factory=Mixture)
+    width: int = 64
+    auxiliary_steps: int = 3
+    warmup: int = 500
+
+    def build(
+        self,
+        problem: InverseProblem,
+        scale: Scale,
+        sigma_min: float,
+        generator: torch.Generator | None,
+        starts: Tensor | None = None,
+    ) -> Law:
+        """Make the law at its start."""
+        base = self.start.build_mixture(problem, scale, sigma_min, generator, starts)
+        unit, like = scale.sd, scale.draws
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=like.device))
+        with torch.random.fork_rng(devices=[]):  # layers start from the global generator: seed it, then put it back
+            torch.manual_seed(seed)
+            network: nn.Module = residual_network(base.event_shape, self.width).to(like)
+            score = auxiliary_network(problem.prior, base.event_shape, unit, like)
+        auxiliary = NetworkScore(score, unit, steps=self.auxiliary_steps, warmup=self.warmup)
+        return Law(GeneratorFamily(base, network, unit), auxiliary)

@@ -35,7 +35,7 @@ class GaussianMixtureFamily(ClosedFormFamily):
     def __init__(self, frames: Frames, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
-        self.n_components, self.dim = frames.mean.shape
+        self.n_components = len(frames.mean)
         self.register_buffer("logits", torch.zeros_like(frames.mean[:, 0]))
         self.register_buffer("start", frames.mean.clone())
         self.register_buffer("basis", frames.basis.clone())
@@ -63,6 +63,10 @@ class GaussianMixtureFamily(ClosedFormFamily):
     @abstractmethod
     def _inner_covariances(self) -> Tensor:
         """Lambda of every component, (K, D, D)."""
+
+    @abstractmethod
+    def variances(self) -> Tensor:
+        """Variances along the frame's axes, (K, D), detached."""
 
     def covariances(self) -> Tensor:
         """Covariance of every component, (K, D, D), detached."""
@@ -135,6 +139,10 @@ class FullGaussianMixture(GaussianMixtureFamily):
     def _inner_covariances(self) -> Tensor:
         return self.factor @ self.factor.mT
 
+    def variances(self) -> Tensor:
+        """Variances along the frame's axes, (K, D), detached."""
+        return (self.scale**2 * self.factor.square().sum(-1)).detach()
+
     def _colour(self, count: int, generator: torch.Generator | None) -> Tensor:
         f = self.factor
         z = torch.randn(count, *f.shape[:2], generator=generator, dtype=f.dtype, device=f.device)
@@ -170,6 +178,10 @@ class LowRankGaussianMixture(GaussianMixtureFamily):
 
     def _inner_covariances(self) -> Tensor:
         return self.low_rank @ self.low_rank.mT + torch.diag_embed((2 * self.log_diag).exp())
+
+    def variances(self) -> Tensor:
+        """Variances along the frame's axes, (K, D), detached."""
+        return (self.scale**2 * (self.low_rank.square().sum(-1) + (2 * self.log_diag).exp())).detach()
 
     def _colour(self, count: int, generator: torch.Generator | None) -> Tensor:
         u, d = self.low_rank, self.log_diag.exp()

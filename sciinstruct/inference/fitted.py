@@ -1,0 +1,102 @@
+"""A fitted variational posterior: samples, mode weights, and what to distrust."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciinstruct.core import InverseProblem, Posterior, randn_like
+from sciinstruct.inference.families import GaussianMixtureFamily
+from sciinstruct.inference.families.configs import Scale
+from sciinstruct.inference.modes import merge_components, pool
+from sciinstruct.inference.run_state import RunState
+from sciinstruct.inference.weights import WeightEstimate, estimate_weights, make_reference
+
+
+@dataclass
+class FittedPosterior:
+    """What `PPM.fit` returns.
+
+    Attributes
+    ----------
+    problem, state : InverseProblem, RunState
+        The problem and the fitted law (``state.family``).
+    scale : Scale
+        Draws of the prior the run started from.
+    attributes : dict
+        Provenance for the posterior.
+    weight_rounds, groups : int
+        Effort for the mode weights.
+    """
+
+    problem: InverseProblem
+    state: RunState
+    scale: Scale
+    attributes: dict[str, Any]
+    weight_rounds: int
+    groups: int
+
+    def __post_init__(self) -> None:
+        self.weights = self._settle_weights()
+
+    def posterior(self, n_samples: int) -> Posterior:
+        """Draw `n_samples`, add the smallest noise (the smoothed law is the one matched) and map to physical units."""
+        s = self.state
+        x = s.family.sample(n_samples, s.generator)
+        x = x + s.smin * randn_like(x, s.generator)
+        diagnostics = self._diagnostics()
+        diagnostics["warnings"] = self._warnings(x, diagnostics)
+        return Posterior(self.problem.prior.to_physical(x), self.problem.coordinates, self.attributes, diagnostics)
+
+    def _settle_weights(self) -> WeightEstimate | None:
+        s, family = self.state, self.state.family
+        if not isinstance(family, GaussianMixtureFamily) or family.n_components == 1 or self.weight_rounds == 0:
+            return None
+        reference = make_reference(self.problem, family, 0.1 * self.scale.sd, 3 * self.scale.sd, s.smin)
+        return estimate_weights(
+            self.problem,
+            family,
+            reference,
+            s.smin,
+            s.smax,
+            rounds=self.weight_rounds,
+            groups=self.groups,
+            generator=s.generator,
+        )
+
+    def _diagnostics(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"trace": self.state.curves, "sigma_min": self.state.smin, "sigma_max": self.state.smax}
+        family = self.state.family
+        if self.weights is None or not isinstance(family, GaussianMixtureFamily):
+            return found
+        labels = merge_components(family)
+        w = self.weights
+        return found | {
+            "mode_weights": pool(w.weights, labels).tolist(),
+            "mode_weights_sd": pool(w.sd.square(), labels).sqrt().tolist(),
+            "component_weights": w.weights.tolist(),
+            "component_mode": labels.tolist(),
+            "component_free_energy": w.cost.tolist(),
+            "log_evidence_bound": float(-(w.weights * (w.cost + w.weights.clamp(min=1e-30).log())).sum()),
+        }
+
+    def _warnings(self, x: Tensor, found: dict[str, Any]) -> list[str]:
+        said = []
+        if max(found.get("mode_weights_sd", [0.0])) > 0.1:
+            said.append("mode weights are uncertain by more than 0.1: raise weight_rounds")
+        spread = float(x.var(0).mean().sqrt() / self.scale.sd)
+        if spread < 0.01:
+            said.append(f"the samples' spread is {spread:.1%} of the prior's: the posterior may have collapsed")
+        tail = self.state.curves.get("mismatch", [])[-max(1, len(self.state.curves.get("mismatch", [])) // 10) :]
+        if tail and sum(tail) / len(tail) > 0.2:
+            said.append(
+                f"the scores of law and posterior differ by {sum(tail) / len(tail):.2f} per axis (0 is exact, 0.2 a warning): "
+                "the posterior is not Gaussian around its modes, or the run is too short"
+            )
+        last = self.state.curves.get("projection")
+        if last is not None:
+            mean, error = torch.tensor(last[-20:]), torch.tensor(self.state.curves["projection_error"][-20:])
+            if mean.mean().abs() > 3 * error.square().sum().sqrt() / len(error):
+                said.append("the auxiliary score lags behind the law: raise its steps")
+        return said
