@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
+shutil.rmtree(ROOT / "docs" / "generated", ignore_errors=True)  # pages of modules that are gone would stay otherwise
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # numpydoc sections name the types, with shapes and units
 numpydoc_show_class_members = False

@@ -24,11 +24,25 @@ _UAS_PER_DEGREE = 3600e6
 class HasFrame(Protocol):
     """Anything that knows what was observed, such as an `Observation`."""
 
-    ra: float
-    dec: float
-    frequency: float
-    mjd: float
-    source: str
+    @property
+    def ra(self) -> float:
+        """Right ascension, deg."""
+
+    @property
+    def dec(self) -> float:
+        """Declination, deg."""
+
+    @property
+    def frequency(self) -> float:
+        """Centre of the band, Hz."""
+
+    @property
+    def mjd(self) -> float:
+        """Day of the observation."""
+
+    @property
+    def source(self) -> str:
+        """Name."""
 
 
 class SkyFrame(NamedTuple):
