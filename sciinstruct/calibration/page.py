@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sciinstruct.calibration.plots import printed
 from sciinstruct.core import OutputError
 
 
@@ -58,7 +59,7 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     environment = Environment(
         loader=PackageLoader("sciinstruct.calibration"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = format_number
+    environment.filters |= {"number": format_number, "printed": printed}
     path.write_text(environment.get_template(template).render(**context), encoding="utf-8")
 
 
@@ -68,4 +69,6 @@ def format_number(value: float | None) -> str:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:d}"
+    if abs(value) < 1e-9:
+        return "0"
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{value:.0f}"

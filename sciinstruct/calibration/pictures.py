@@ -48,6 +48,7 @@ def report_sections(material: Material, terms: Mapping[str, PredictiveTerm]) -> 
         _prior_change,
         _quantities,
         _fit,
+        _sky,
         _residuals,
         _modes,
         _truth,
@@ -135,6 +136,28 @@ def _fit(material: Material, terms: Mapping[str, PredictiveTerm]) -> list[Sectio
         "should overlap; p is the share of samples whose own data would fit worse."
     )
     return [_section("chi2", "Fit to the data", caption, plots.chi2_histograms(terms))]
+
+
+def _sky(material: Material, _: Mapping[str, PredictiveTerm]) -> list[Section]:
+    from sciinstruct.calibration import sky
+    from sciinstruct.operators.interferometry import InterferometryLikelihood
+
+    likelihood = material.problem.likelihood if material.problem is not None else None
+    if not isinstance(likelihood, InterferometryLikelihood):
+        return []
+    observation = likelihood.observation
+    models = sky.model_visibilities(likelihood, material.posterior.samples)
+    sections = []
+    fits = sky.triangle_fits(observation, models)
+    if fits:
+        caption = "Closure phases of the triangles seen most often (points) and what single samples predict (lines)."
+        sections.append(_section("closures", "Closure phases", caption, sky.triangle_figure(fits)))
+    caption = (
+        "Amplitudes as measured, with thermal errors and without correction for station gains: unless the data are "
+        "calibrated, points may lie off the samples by their stations' gains without harm."
+    )
+    figure = sky.amplitude_figure(observation, models)
+    return [*sections, _section("amplitudes", "Visibility amplitudes", caption, figure)]
 
 
 def _residuals(material: Material, _: Mapping[str, PredictiveTerm]) -> list[Section]:

@@ -24,6 +24,11 @@ WIDTH = 11.0  # inches of a full-width figure
 SKY_UNITS = frozenset({"uas", "µas", "muas", "mas", "arcsec", "arcmin", "deg", "rad"})
 
 
+def printed(name: str) -> str:
+    """A name or unit as it is shown: micro signs, no underscores."""
+    return {"uas": "µas", "muas": "µas", "um": "µm"}.get(name, name.replace("_", " "))
+
+
 class Frame(NamedTuple):
     """Where an image lies: pixel coordinates at the centres, and their unit."""
 
@@ -39,7 +44,7 @@ class Frame(NamedTuple):
     @property
     def unit_label(self) -> str:
         """The unit as it is printed."""
-        return {"uas": "µas", "muas": "µas", "um": "µm"}.get(self.unit, self.unit)
+        return printed(self.unit)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -166,7 +171,7 @@ def chi2_histograms(terms: Mapping[str, Any]) -> Figure:
         ax.hist(term.chi2.numpy(), bins, density=True, histtype="step", color=BLUE, lw=1.8, label="the data")
         ax.axvline(1.0, color=ORANGE, lw=1.2, ls="--", label="expected, 1")
         count = "" if term.n is None else f"   n = {term.n}"
-        tidy(ax, f"{name}{count}   p = {term.p:.2f}", "chi-square / n").set_yticks([])
+        tidy(ax, f"{printed(name)}{count}   p = {term.p:.2f}", "chi-square / n").set_yticks([])
     axes.flat[0].legend(fontsize=7, frameon=False)
     return figure
 
@@ -179,7 +184,7 @@ def residual_plot(residuals: Mapping[str, np.ndarray]) -> Figure:
     size = 3 if len(everything) < 2000 else 1
     for i, (name, values) in enumerate(residuals.items()):
         colour = SERIES[i % len(SERIES)][0]
-        left.plot(np.arange(start, start + len(values)), values, ".", ms=size, color=colour, label=name)
+        left.plot(np.arange(start, start + len(values)), values, ".", ms=size, color=colour, label=printed(name))
         start += len(values)
     for level, style in ((0, "-"), (3, "--"), (-3, "--")):
         left.axhline(level, color=MUTED, lw=0.8, ls=style)
@@ -214,8 +219,8 @@ def quantity_histograms(quantities: Mapping[str, Any], peers: Mapping[str, Mappi
         ax.set_axis_off()
     for ax, (name, quantity) in zip(axes.flat, quantities.items()):
         values = quantity.finite.numpy()
-        unit = f" ({quantity.unit})" if quantity.unit else ""
-        tidy(ax, name, name + unit).set_yticks([])
+        unit = f" ({printed(quantity.unit)})" if quantity.unit else ""
+        tidy(ax, printed(name) + unit).set_yticks([])
         if not len(values):
             ax.text(0.5, 0.5, "not measurable on any sample", ha="center", transform=ax.transAxes, fontsize=8)
             continue
@@ -246,7 +251,7 @@ def traces(curves: Mapping[str, Sequence[float]]) -> Figure:
         finite = values[np.isfinite(values)]
         if len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min():
             ax.set_yscale("log")
-        tidy(ax, name.replace("_", " "), "record")
+        tidy(ax, printed(name), "record")
     return figure
 
 
@@ -296,7 +301,7 @@ def rank_dots(ranks: Mapping[str, float]) -> Figure:
     for edge in ((0, 0.025), (0.975, 1)):
         ax.axvspan(*edge, color=GRID, lw=0)
     ax.plot(list(ranks.values()), rows, "o", color=BLUE, ms=6)
-    ax.set_yticks(rows, list(ranks))
+    ax.set_yticks(rows, [printed(name) for name in ranks])
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.6, len(ranks) - 0.4)
     return_axis = tidy(ax, "", "rank of the truth among the samples")

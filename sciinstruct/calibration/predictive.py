@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sciinstruct.core import BaseLikelihood
 
-MAX_REPLICATES = 128
+MAX_REPLICATES = 256
 CHUNK = 64
 
 
@@ -57,7 +57,7 @@ def predictive_check(
     ----------
     likelihood : BaseLikelihood
     samples : Tensor, shape (S, *event_shape)
-        In the likelihood's units. The first 128 are replicated.
+        In the likelihood's units. The first 256 are replicated.
 
     Returns
     -------

@@ -68,7 +68,7 @@ def write_report(
     study : dict, optional
         The ``coverage`` part of a calibration study of the same method on the same instrument, quoted as it is.
     write_fits : callable, optional
-        ``write_fits(posterior, path)`` writes the images with a world coordinate system.
+        ``write_fits(posterior, path)`` writes the images (aligned) with a world coordinate system.
     generator : torch.Generator, optional
         For replicated data, prior draws and ties of ranks. Default: seed 0, so that a report can be repeated.
 

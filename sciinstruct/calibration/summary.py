@@ -21,7 +21,7 @@ from sciinstruct.core.posterior_io import event_axes, json_safe
 SCHEMA_VERSION = "1.0"
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 BRIGHT = 0.2  # share of the truth's peak above which a pixel counts as bright
-_PACKAGES = ("sciinstruct", "torch", "numpy", "scipy", "xarray", "astropy", "matplotlib")
+_PACKAGES = ("torch", "numpy", "scipy", "xarray", "astropy", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Material:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that make the numbers."""
-    found = {"python": platform.python_version()}
+    import sciinstruct
+
+    found = {"python": platform.python_version(), "sciinstruct": sciinstruct.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -156,7 +158,8 @@ def _verdicts(
         *(judge.chi2_verdict(name, float(term.chi2.mean()), term.standard_error) for name, term in terms.items()),
     ]
     if terms:
-        found.append(judge.predictive_verdict({name: term.p for name, term in terms.items()}))
+        p_values = {name: term.p for name, term in terms.items()}
+        found.append(judge.predictive_verdict(p_values, {name: term.n for name, term in terms.items()}))
     if found_modes["weights"]:
         found.append(judge.modes_verdict(found_modes["weights"], found_modes["sd"]))
     if ranks:
