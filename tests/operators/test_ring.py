@@ -67,6 +67,21 @@ def test_rings_are_told_from_other_shapes(name, npix):
     assert bool(extract_ring(image[None], FOV).is_ring) == (name in RINGS)
 
 
+def test_random_doubles_are_not_rings(generator):
+    """Sixty doubles of random size, distance, flux ratio and place: at most one in twenty may pass for a ring."""
+    size, apart, flux, x, y = torch.rand(5, 60, generator=generator, dtype=torch.float64)
+    images = [
+        (
+            Gaussian(1.0, 8 + 15 * float(s))
+            + Gaussian(0.2 + 0.8 * float(f), 8 + 15 * float(s)).shifted(0.0, 15 + 45 * float(a))
+        )
+        .shifted(20 * float(i) - 10, -30 * float(a) + 10 * float(j))
+        .render(32, FOV, 4)
+        for s, a, f, i, j in zip(size, apart, flux, x, y)
+    ]
+    assert int(extract_ring(torch.stack(images), FOV).is_ring.sum()) <= 3
+
+
 def test_condition_that_fails_is_named():
     images = torch.stack([NOT_RINGS["disc"].render(64, FOV), NOT_RINGS["wide double"].render(64, FOV)])
     ring = extract_ring(images, FOV)
