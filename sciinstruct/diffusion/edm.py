@@ -93,13 +93,12 @@ class LogVariance(nn.Module):
     def __init__(self, features: int = 16) -> None:
         super().__init__()
         self.register_buffer("frequencies", math.pi / 2 * torch.arange(features), persistent=False)
-        self.linear = nn.Linear(2 * features, 1, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        self.weight = nn.Parameter(torch.zeros(2 * features))
 
     def forward(self, sigma: Tensor) -> Tensor:
         """(B,) -> (B,)."""
         angles = sigma.log()[:, None] / 4 * self.frequencies
-        return self.linear(torch.cat([angles.cos(), angles.sin()], 1))[:, 0]
+        return torch.cat([angles.cos(), angles.sin()], 1) @ self.weight
 
 
 @dataclass(frozen=True)

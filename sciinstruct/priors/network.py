@@ -13,7 +13,7 @@ from torch import Tensor
 from sciinstruct.core import PriorError, atomic_path
 from sciinstruct.core.checks import check_positive
 from sciinstruct.diffusion.edm import EDMPrecond, Precision
-from sciinstruct.diffusion.unet import UNet, UNetConfig
+from sciinstruct.diffusion.unet import UNetConfig, make_unet
 from sciinstruct.priors.base import Prior
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -98,7 +98,7 @@ class Card:
             version = content.pop("format")
         except FileNotFoundError as error:
             raise PriorError(f"no card at {path}: a prior is a folder with {WEIGHTS} and {CARD}") from error
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise PriorError(f"cannot read the prior's card {path}: damaged or foreign file") from error
         if version != FORMAT:
             raise PriorError(f"the card {path} has format {version}, this version reads {FORMAT}; update sciinstruct")
@@ -160,7 +160,7 @@ class NetworkPrior(Prior):
         state = _read_weights(Path(folder) / WEIGHTS, card.weights_sha256)
         try:
             learned = any(name.startswith("log_variance") for name in state)
-            network = UNet(UNetConfig(**card.architecture))
+            network = make_unet(UNetConfig(**card.architecture))
             denoiser = EDMPrecond(network, card.sigma_data, precision=precision, learned_variance=learned)
             denoiser.load_state_dict(state)
         except (TypeError, ValueError, RuntimeError) as error:

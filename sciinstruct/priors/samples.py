@@ -28,7 +28,7 @@ def save_sample_grid(prior: Prior, path: str | os.PathLike[str], n: int = 16, se
     images = prior.to_physical(prior.sample(n, generator=generator, device=device))[:, 0].cpu()
     figure = Figure(figsize=(6, 6 * images.shape[1] / images.shape[2]), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(_tile(images), cmap="afmhot", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(_tile(images).numpy(), cmap="afmhot", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     with atomic_path(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)

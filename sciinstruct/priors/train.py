@@ -16,7 +16,7 @@ from sciinstruct.core import Callback
 from sciinstruct.diffusion.data import ImageData, batch_index, step_generator
 from sciinstruct.diffusion.engine import Engine, make_engine
 from sciinstruct.diffusion.training import CHECKPOINT, PriorTraining, TrainingState, fit, init, load_checkpoint
-from sciinstruct.diffusion.unet import UNet, UNetConfig
+from sciinstruct.diffusion.unet import UNetConfig, make_unet
 from sciinstruct.priors.network import Card, NetworkPrior
 from sciinstruct.priors.samples import SAMPLES, save_sample_grid
 
@@ -77,7 +77,7 @@ def train_prior(
     shape = source.shape
     network = network or UNetConfig(in_channels=shape[0], out_channels=shape[0])
     scale = std / config.sigma_data
-    state = _start(network, config, engine)
+    state = init(make_unet(network, config.seed), config, engine)
     if resume and (folder / CHECKPOINT).is_file():
         load_checkpoint(folder / CHECKPOINT, state, config, digest)
     draw = _batches(source, config, engine, mean, scale, augment)
@@ -92,12 +92,6 @@ def train_prior(
     prior = NetworkPrior.load(folder, precision=config.precision).to(engine.device)
     save_sample_grid(prior, folder / SAMPLES)
     return prior
-
-
-def _start(network: UNetConfig, config: PriorTraining, engine: Engine) -> TrainingState:
-    with torch.random.fork_rng(devices=[]):  # layers start from the global generator: seed it, then put it back
-        torch.manual_seed(config.seed)
-        return init(UNet(network), config, engine)
 
 
 def _batches(

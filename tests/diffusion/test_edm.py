@@ -132,7 +132,7 @@ def test_log_variance_starts_at_zero_and_depends_on_the_level():
     u = LogVariance()
     sigma = torch.logspace(-2, 1, 5)
     assert (u(sigma) == 0).all()
-    u.linear.weight.data.fill_(0.1)
+    u.weight.data.fill_(0.1)
     assert u(sigma).unique().numel() == 5
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sciinstruct.diffusion import PRESETS, UNet, UNetConfig
+from sciinstruct.diffusion.unet import _Wrap
 
 F64 = torch.float64
 
@@ -37,6 +39,17 @@ def test_periodic_network_commutes_with_shifts():
     net, x, c = _network(periodic=True), _images(1, 1, 32, 32), torch.zeros(1, dtype=F64)
     for shift in ((8, 0), (0, 16), (24, 8)):
         torch.testing.assert_close(net(x.roll(shift, (2, 3)), c), net(x, c).roll(shift, (2, 3)), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_periodic_padding_and_its_gradients_are_those_of_circular_padding(side):
+    x, v = _images(2, 3, side, side + 1), _images(2, 3, side + 2, side + 3, seed=1)
+    x.requires_grad_()
+    ours, reference = _Wrap.apply(x), F.pad(x, (1, 1, 1, 1), mode="circular")
+    assert torch.equal(ours, reference)
+    pull = lambda y: torch.autograd.grad((y.sin() * v).sum(), x)[0]
+    torch.testing.assert_close(pull(ours), pull(reference))
+    assert torch.autograd.gradgradcheck(lambda z: _Wrap.apply(z).sin(), _images(1, 1, 3, 3).requires_grad_())
 
 
 def test_zero_padding_does_not_wrap_around():
