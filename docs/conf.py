@@ -71,7 +71,7 @@ def _plain_stars_and_bars(app: Any, what: str, name: str, obj: Any, options: Any
             math_indent = None
         if line.lstrip().startswith(".. math::"):
             math_indent = indent
-        if math_indent is not None or line.lstrip().startswith(("|", "+", ">>>")):
+        if math_indent is not None or line.lstrip().startswith(("| ", "+-", "+=", ">>>")):
             continue
         parts = _LITERAL.split(line)
         parts[::2] = [re.sub(r"(?<![\\*])(\*)(?=\w+[,)\]])|(\|)", r"\\\g<0>", part) for part in parts[::2]]
