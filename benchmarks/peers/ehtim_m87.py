@@ -4,7 +4,7 @@ eht-imaging is GPL and stays outside the package: run this in an environment of 
 
     python benchmarks/peers/ehtim_m87.py FILE.uvfits --out image.fits
 
-Recipe: regularised maximum likelihood on closure phases and log closure amplitudes in the order of the EHT's M87 scripts
+Recipe: regularised maximum likelihood on closure phases and log closure amplitudes, in the order of the M87 scripts
 (release 2019-D01-02): scan average, zero baselines rescaled to 0.6 Jy, 2 % systematic noise, Gaussian prior of 40 uas,
 64 pixels over 128 uas, imaging rounds restarted from the blurred previous image. Closure phases leave out the zero
 baselines. Prints one JSON line; the FITS image has FITS conventions (first row South), fluxes in Jy per pixel.
