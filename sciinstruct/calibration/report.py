@@ -1,5 +1,6 @@
 """The single-run report: one HTML page that stands alone, JSON for programs, NetCDF and FITS for the samples."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -70,7 +71,8 @@ def write_report(
     write_fits : callable, optional
         ``write_fits(posterior, path)`` writes the images (aligned) with a world coordinate system.
     generator : torch.Generator, optional
-        For replicated data, prior draws and ties of ranks. Default: seed 0, so that a report can be repeated.
+        On the CPU, for replicated data, prior draws and ties of ranks. Default: seed 0, so that a report can be
+        repeated.
 
     Returns
     -------
@@ -84,6 +86,8 @@ def write_report(
         If the folder cannot be written; nothing is left behind then.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    posterior = dataclasses.replace(posterior, samples=posterior.samples.detach().cpu())
+    problem = None if problem is None else _on_cpu(problem)
     material = _gather(posterior, problem, truth, ring, peers, align, prior_samples, generator)
     material = dataclasses.replace(material, study=study)
     summary = summarise(material, generator)
@@ -101,6 +105,15 @@ def write_report(
     return ReportPaths(home / "report.html", home / "report.json", home / "posterior.nc", fits)
 
 
+def _on_cpu(problem: InverseProblem) -> InverseProblem:
+    """The problem itself, or a copy if a part of it is on another device: a report is made on the CPU."""
+    parts = (problem.prior, problem.likelihood)
+    if all(tensor.device.type == "cpu" for part in parts for tensor in (*part.parameters(), *part.buffers())):
+        return problem
+    prior, likelihood = (copy.deepcopy(part).cpu() for part in parts)
+    return dataclasses.replace(problem, prior=prior, likelihood=likelihood)  # type: ignore[arg-type]
+
+
 def _gather(
     posterior: Posterior,
     problem: InverseProblem | None,
@@ -111,13 +124,13 @@ def _gather(
     prior_samples: Tensor | None,
     generator: torch.Generator,
 ) -> Material:
-    samples = posterior.samples.detach()
+    samples = posterior.samples
     shape = tuple(samples.shape[1:])
     if truth is not None:
         truth = _one_event("truth", truth, shape).to(samples)
-    if prior_samples is None and problem is not None and hasattr(problem.prior, "sample"):
-        draws = problem.prior.sample(N_PRIOR_SAMPLES, generator=generator)
-        prior_samples = problem.prior.to_physical(draws)
+    draw = None if problem is None else getattr(problem.prior, "sample", None)
+    if prior_samples is None and problem is not None and callable(draw):
+        prior_samples = problem.prior.to_physical(draw(N_PRIOR_SAMPLES, generator=generator))
     if prior_samples is not None and tuple(prior_samples.shape[1:]) != shape:
         raise ValueError(f"prior_samples must have shape (P, {shape}), got {tuple(prior_samples.shape)}")
     if align is not None:

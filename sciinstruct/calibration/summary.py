@@ -116,6 +116,9 @@ def _run(posterior: Posterior) -> dict[str, Any]:
         "solver": known.get("solver"),
         "settings": known.get("settings", {}),
         "attributes": known,
+        "diagnostics": {
+            name: value for name, value in posterior.diagnostics.items() if isinstance(value, int | float | str)
+        },
     }
 
 

@@ -13,6 +13,8 @@ from sciinstruct.core.files import atomic_path
 if TYPE_CHECKING:
     import xarray
 
+_QUANTILE_LIMIT = 2**24  # elements torch.quantile takes at once
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -53,7 +55,11 @@ class Posterior:
 
     def quantile(self, q: float | Tensor) -> Tensor:
         """Quantile(s) over samples; a leading axis if `q` is a tensor of several."""
-        return torch.quantile(self.samples, torch.as_tensor(q, dtype=self.samples.dtype), 0)
+        levels = torch.as_tensor(q, dtype=self.samples.dtype, device=self.samples.device)
+        flat = self.samples.flatten(1)
+        parts = flat.split(max(1, _QUANTILE_LIMIT // len(flat)), 1)
+        found = torch.cat([torch.quantile(part, levels, 0) for part in parts], -1)
+        return found.reshape(*levels.shape, *self.samples.shape[1:])
 
     def to_xarray(self) -> "xarray.Dataset":
         """Dataset of samples, mean, sd and quantiles with coordinates and units; provenance in ``attrs``."""

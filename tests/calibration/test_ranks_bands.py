@@ -161,3 +161,15 @@ def test_tarp_around_the_exact_mean_sees_narrow_samples(n):
 def test_tarp_reference_must_fit():
     with pytest.raises(ValueError, match="reference must have"):
         tarp_ranks(torch.zeros(3, 4, 2), torch.zeros(3, 2), torch.zeros(2, 2))
+
+
+def test_smallest_visible_error_is_what_the_p_value_rejects():
+    """The statistic inside agrees with the p-value used in reports: that error is rejected in about 80 % of runs."""
+    n, s = 64, 32
+    error = smallest_visible_error(n, s)
+    g = torch.Generator().manual_seed(77)
+    rejected = 0
+    for _ in range(200):
+        samples = (1 - error) * torch.randn(n, s, generator=g)
+        rejected += uniformity_p_value(randomised_ranks(samples, torch.randn(n, generator=g), g)) < 0.05
+    assert 0.65 < rejected / 200 <= 1.0

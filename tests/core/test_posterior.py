@@ -101,3 +101,12 @@ def test_an_unwritable_target_leaves_nothing(generator, tmp_path):
     with pytest.raises(OutputError):
         make(generator).to_netcdf(tmp_path / "file" / "p.nc")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("q", [0.3, torch.tensor([0.1, 0.5])])
+def test_quantiles_are_numpys_also_above_torchs_limit(generator, monkeypatch, q):
+    posterior = make(generator)
+    expected = np.quantile(posterior.samples.numpy(), np.asarray(q), axis=0)
+    np.testing.assert_allclose(posterior.quantile(q), expected, atol=1e-6)
+    monkeypatch.setattr("sciinstruct.core.posterior._QUANTILE_LIMIT", 7)
+    np.testing.assert_allclose(posterior.quantile(q), expected, atol=1e-6)
