@@ -163,6 +163,8 @@ def _verdicts(
     if terms:
         p_values = {name: term.p for name, term in terms.items()}
         found.append(judge.predictive_verdict(p_values, {name: term.n for name, term in terms.items()}))
+    if "preserves_bayes" in posterior.attributes:
+        found.append(judge.objective_verdict(bool(posterior.attributes["preserves_bayes"])))
     if found_modes["weights"]:
         found.append(judge.modes_verdict(found_modes["weights"], found_modes["sd"]))
     if ranks:

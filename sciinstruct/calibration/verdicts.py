@@ -95,6 +95,14 @@ def warnings_verdict(warnings: Sequence[str]) -> Verdict:
     )
 
 
+def objective_verdict(preserves_bayes: bool) -> Verdict:
+    """Does the solver's objective have the Bayesian posterior as its optimum?"""
+    if preserves_bayes:
+        return Verdict("objective", PASS, None, "exact KL", "The objective's optimum is the Bayesian posterior.", "")
+    meaning = "The objective's optimum is a generalised posterior: its spread is not Bayesian."
+    return Verdict("objective", WARN, None, "exact KL", meaning, "For uncertainties use the exact KL objective.")
+
+
 def modes_verdict(weights: Sequence[float], spread: Sequence[float] | None) -> Verdict:
     """Are the weights of the modes settled, judged by their scatter over restarts?"""
     check = "mode weights"
