@@ -8,6 +8,13 @@ from sciinstruct.operators.interferometry.fits import (
     write_image_fits,
     write_posterior_fits,
 )
+from sciinstruct.operators.interferometry.gains import (
+    GainFit,
+    GainVisibilityTerm,
+    apply_gains,
+    fit_gains,
+    self_calibrate,
+)
 from sciinstruct.operators.interferometry.likelihood import InterferometryLikelihood
 from sciinstruct.operators.interferometry.metrics import align, blur, match, nxcorr, shift_image
 from sciinstruct.operators.interferometry.observation import Observation, ObservationSummary
@@ -29,7 +36,9 @@ from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 
 __all__ = [
     "Disc",
+    "GainFit",
     "GainModel",
+    "GainVisibilityTerm",
     "Gains",
     "Gaussian",
     "InterferometryLikelihood",
@@ -46,11 +55,13 @@ __all__ = [
     "StationArray",
     "VisibilityOperator",
     "align",
+    "apply_gains",
     "benchmark9",
     "blur",
     "crescent",
     "eht2017",
     "extract_ring",
+    "fit_gains",
     "match",
     "nxcorr",
     "plan_benchmark9",
@@ -58,6 +69,7 @@ __all__ = [
     "read_image_fits",
     "read_uvfits",
     "read_uvfits_bands",
+    "self_calibrate",
     "shift_image",
     "simulate_observation",
     "summarise_rings",
