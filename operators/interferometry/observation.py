@@ -18,7 +18,8 @@ MICROARCSECOND = torch.pi / 180 / 3600e6
 class ObservationSummary(NamedTuple):
     """What `Observation.summary` counts; ``str()`` of it is a short table.
 
-    Resolution is 1 / max(uv distance) in microarcseconds, frequency in Hz, hours since 0h UTC of the first day.
+    Closures are the independent ones of the scan averages. Resolution is 1 / max(uv distance) in microarcseconds,
+    frequency in Hz, hours since 0h UTC of the first day.
     """
 
     source: str
@@ -26,6 +27,8 @@ class ObservationSummary(NamedTuple):
     scans: int
     stations: tuple[str, ...]
     baselines: int
+    closure_phases: int
+    log_closure_amplitudes: int
     first_hour: float
     last_hour: float
     frequency: float
@@ -203,7 +206,10 @@ class Observation:
         return ((self.station1 == i) & (self.station2 == j)) | ((self.station1 == j) & (self.station2 == i))
 
     def summary(self) -> ObservationSummary:
-        """Count rows, scans and baselines, and give the resolution."""
+        """Count rows, scans, baselines and independent closures, and give the resolution."""
+        from sciinstruct.operators.interferometry.closures import count_closures
+
+        phases, amplitudes = count_closures(self.scan_average())
         pairs = torch.stack([self.station1, self.station2]).sort(0).values
         return ObservationSummary(
             source=self.source,
@@ -211,6 +217,8 @@ class Observation:
             scans=self.n_scans,
             stations=tuple(self.stations[i] for i in pairs.unique().tolist()),
             baselines=pairs.unique(dim=1).shape[1],
+            closure_phases=phases,
+            log_closure_amplitudes=amplitudes,
             first_hour=float(self.time.min()),
             last_hour=float(self.time.max()),
             frequency=self.frequency,

@@ -115,6 +115,8 @@ class TestRealFiles:
         assert summary.resolution == pytest.approx(resolution, abs=1e-3)
         assert (summary.first_hour, summary.last_hour) == pytest.approx((first, last), abs=1e-6)
         assert summary.scans == scans and summary.baselines == 21 and len(summary.stations) == 7
+        closures = {"101": (134, 113), "096": (173, 149)}[day]
+        assert (summary.closure_phases, summary.log_closure_amplitudes) == closures
         assert "SR" not in obs.stations and "M87" in str(summary)
 
     def test_header(self, real):
