@@ -14,6 +14,9 @@ from sciinstruct.operators.interferometry.preparation import debiased_amplitude
 from sciinstruct.operators.interferometry.tables import Tables
 from sciinstruct.operators.interferometry.terms import DataTerm, amplitude_floor, squared_amplitude
 
+FAINT = 3.0
+"""Signal-to-noise below which phases and log-amplitudes are not Gaussian."""
+
 
 def _check_covariance(covariance: str) -> None:
     if covariance not in ("full", "diag"):
@@ -51,6 +54,14 @@ def _kept(valid: Tensor) -> Tensor:
     return valid.flatten().nonzero().squeeze(1)
 
 
+def _budget(obs: Observation, text: str, uv_min: float) -> str:
+    """Describe the noise, and say how many baselines are too faint for its law."""
+    used = obs.uv_distance >= uv_min
+    faint = int((obs.snr[used] < FAINT).sum())
+    warning = f"; {faint} of {int(used.sum())} baselines below signal-to-noise {FAINT:g}, where it is not Gaussian"
+    return f"{text}, uv >= {uv_min:g} wavelengths" + (warning if faint else "")
+
+
 class ClosurePhaseTerm(_ScanTerm):
     r"""Closure phases of a rank-complete set of triangles.
 
@@ -82,7 +93,7 @@ class ClosurePhaseTerm(_ScanTerm):
         variance = (obs.sigma / obs.vis.abs()).square()
         self.closures = closure_set(obs, "phase", variance, uv_min)
         self.n = self.closures.n
-        self.budget = f"{covariance} covariance, uv >= {uv_min:g} wavelengths"
+        self.budget = _budget(obs, f"{covariance} covariance", uv_min)
         self._tables = Tables(
             unit=torch.polar(torch.ones_like(obs.sigma), obs.vis.angle()),
             rows=self.closures.rows,
@@ -155,7 +166,7 @@ class LogClosureAmplitudeTerm(_LogAmplitudeTerm):
         variance = (obs.sigma / amplitude).square()
         self.closures = closure_set(obs, "amplitude", variance, uv_min)
         white = self.closures.whitening(variance, covariance == "full") @ self.closures.matrix
-        self.budget = f"{covariance} covariance, uv >= {uv_min:g} wavelengths"
+        self.budget = _budget(obs, f"{covariance} covariance", uv_min)
         self._set_tables(
             obs, amplitude.log(), ClosureSet(self.closures.scans, self.closures.rows, white, self.closures.valid)
         )
@@ -204,14 +215,14 @@ class ProjectedAmplitudeTerm(_LogAmplitudeTerm):
         amplitude = debiased_amplitude(obs) if debias else obs.vis.abs()
         s = (obs.sigma / amplitude).numpy()
         groups = scan_baselines(obs, uv_min)
-        spread = None if gain_sigma is None else _spread(obs, gain_sigma)
+        spread = None if gain_sigma is None else station_spread(obs, gain_sigma)
         matrices = [_projection(g.pairs, s[g.rows], spread) for g in groups]
         if not any(len(m) for m in matrices):
             raise ValueError(
                 "no scan has an amplitude combination free of gains: give gain_sigma or use the term 'amp'"
             )
         prior = "free gains" if gain_sigma is None else "gain prior per station and scan"
-        self.budget = f"{prior}, uv >= {uv_min:g} wavelengths"
+        self.budget = _budget(obs, prior, uv_min)
         self._set_tables(obs, amplitude.log(), pad_scans(groups, [torch.from_numpy(m) for m in matrices]))
 
     def redraw(self, obs: Observation, image: Tensor, generator: torch.Generator | None) -> "ProjectedAmplitudeTerm":
@@ -219,8 +230,8 @@ class ProjectedAmplitudeTerm(_LogAmplitudeTerm):
         return ProjectedAmplitudeTerm(obs, self.gain_sigma, self.uv_min, self.debias)
 
 
-def _spread(obs: Observation, gain_sigma: dict[str, float]) -> dict[int, float]:
-    """Standard deviation of ln|g| by station index."""
+def station_spread(obs: Observation, gain_sigma: dict[str, float]) -> dict[int, float]:
+    """Standard deviation of ln|g| by station index; raises ValueError if a station with data has no positive entry."""
     used = torch.cat([obs.station1, obs.station2]).unique().tolist()
     missing = [obs.stations[i] for i in used if obs.stations[i] not in gain_sigma]
     if missing:

