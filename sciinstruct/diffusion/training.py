@@ -229,12 +229,17 @@ def fit(
                 raise
             if callback is not None:
                 callback(step, info._asdict())
-            if interrupted():
+            if _anywhere(interrupted(), state.engine):
                 save()
                 raise KeyboardInterrupt(f"training interrupted after step {step}; the same command resumes it")
             if state.step % config.checkpoint_every == 0 or state.step == config.steps:
                 save()
     return state
+
+
+def _anywhere(flag: bool, engine: Engine) -> bool:
+    """Whether `flag` is true in any process: all stop at the same step, or one would wait for the others for ever."""
+    return flag if engine.world == 1 else bool(engine.gather(torch.tensor([flag], device=engine.device)).any())
 
 
 def save_checkpoint(path: Path, state: TrainingState, config: PriorTraining, data: str = "") -> None:
@@ -261,7 +266,7 @@ def load_checkpoint(path: Path, state: TrainingState, config: PriorTraining, dat
         If the file is damaged, or belongs to a run with other settings, images or network.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location=state.engine.device, weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before, now = content["config"], asdict(config)
         differing = [k for k in now if k not in _FREE and before.get(k) != now[k]]
         step, losses = int(content["step"]), content["losses"].tolist()

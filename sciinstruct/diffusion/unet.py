@@ -170,8 +170,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):  # on a CPU its backward in bfloat16 takes 5 to 10 times that in float32
-        wide = [t if t.dtype == torch.float64 else t.float() for t in (q, k, v)]
-        return F.scaled_dot_product_attention(*wide).to(q.dtype)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype)).to(q.dtype)
 
 
 class UNet(nn.Module):
