@@ -119,13 +119,13 @@ def _stations(file: UvfitsFile) -> _Stations:
         raise file.error("there is no AIPS AN antenna table; export the data again with its antenna table")
     if len(tables) > 1:
         raise file.error(f"has {len(tables)} subarrays (AIPS AN tables); split it into one file per subarray")
-    header, rows = tables[0].header, tables[0].data
+    header = tables[0].header
     offset = [float(header.get(f"ARRAY{axis}") or 0.0) for axis in "XYZ"]
-    positions = np.asarray(rows["STABXYZ"], dtype=np.float64).reshape(-1, 3)
+    positions = file.column("AIPS AN", "STABXYZ").astype(np.float64).reshape(-1, 3)
     if str(header.get("XYZHAND", "RIGHT")).strip() == "LEFT":
         positions = positions * [1, -1, 1]
-    names = tuple(str(name).strip() for name in rows["ANNAME"])
-    return _Stations(names, np.asarray(rows["NOSTA"], dtype=np.int64), positions + offset)
+    names = tuple(str(name).strip() for name in file.column("AIPS AN", "ANNAME"))
+    return _Stations(names, file.column("AIPS AN", "NOSTA").astype(np.int64), positions + offset)
 
 
 def _baselines(file: UvfitsFile, stations: _Stations) -> tuple["NDArray[np.int64]", "NDArray[np.int64]"]:
@@ -148,9 +148,8 @@ def _channels(file: UvfitsFile) -> tuple["NDArray[np.float64]", "NDArray[np.floa
     n_if = file.data.shape[1]
     offsets, widths = np.zeros(1), np.full(1, abs(file.step("FREQ")))
     if file.tables.get("AIPS FQ"):
-        row = file.tables["AIPS FQ"][0].data[0]
-        offsets = np.atleast_1d(row["IF FREQ"]).astype(np.float64)
-        widths = np.abs(np.atleast_1d(row["CH WIDTH"]).astype(np.float64))
+        offsets = file.column("AIPS FQ", "IF FREQ")[:1].ravel().astype(np.float64)
+        widths = np.abs(file.column("AIPS FQ", "CH WIDTH")[:1].ravel().astype(np.float64))
     frequencies = (offsets[:, None] + file.axis("FREQ")).ravel()
     if len(offsets) != n_if or not (frequencies > 0).all():
         raise file.error(f"the frequencies of its {n_if} IFs cannot be read from the FREQ axis and the AIPS FQ table")
@@ -197,9 +196,8 @@ def _scans(file: UvfitsFile, day: float, time: "NDArray[np.float64]") -> tuple["
     note = f"{by_gaps.max() + 1} scans from pauses in time"
     if not file.tables.get("AIPS NX"):
         return by_gaps, note
-    rows = file.tables["AIPS NX"][0].data
-    centre = 24 * (np.asarray(rows["TIME"], dtype=np.float64) + _reference_day(file, day) - day)
-    half = np.asarray(rows["TIME INTERVAL"], dtype=np.float64) * 12
+    centre = 24 * (file.column("AIPS NX", "TIME").astype(np.float64) + _reference_day(file, day) - day)
+    half = file.column("AIPS NX", "TIME INTERVAL").astype(np.float64) * 12
     outside = np.abs(time[:, None] - centre) - half
     if not len(centre) or outside.min(1).max() > 1 / 60:
         return by_gaps, f"{note}: the AIPS NX table does not cover the data"
@@ -208,11 +206,14 @@ def _scans(file: UvfitsFile, day: float, time: "NDArray[np.float64]") -> tuple["
 
 
 def _reference_day(file: UvfitsFile, day: float) -> float:
-    """MJD that times in tables count from: RDATE of the antenna table."""
+    """MJD that times in tables count from: RDATE of the antenna table, the first day where that is no date."""
     from astropy.time import Time
 
     date = str(file.tables["AIPS AN"][0].header.get("RDATE", "")).strip()
-    return float(Time(date, scale="utc").mjd) if date else day
+    try:
+        return float(Time(date, scale="utc").mjd)
+    except ValueError:
+        return day
 
 
 def _source_coordinate(file: UvfitsFile, keyword: str, axis: str) -> float:

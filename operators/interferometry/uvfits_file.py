@@ -52,6 +52,13 @@ class UvfitsFile:
             raise self.error(f"random parameter {name} is missing, the file has {', '.join(self.parameters)}")
         return np.sum(self.parameters[name], axis=0)
 
+    def column(self, table: str, name: str) -> "NDArray[Any]":
+        """Column of the first extension table of that name."""
+        hdu = self.tables[table][0]
+        if name not in hdu.columns.names:
+            raise self.error(f"the {table} table has no column {name}, only {', '.join(hdu.columns.names)}")
+        return np.asarray(hdu.data[name])
+
     def axis(self, kind: str) -> "NDArray[np.float64]":
         """Coordinate values along the axis `kind` (STOKES, FREQ, RA, DEC)."""
         k = self._axis_number(kind)

@@ -299,9 +299,20 @@ class TestColumns:
         one = Observation.from_uvfits(small_file(tmp_path / "c", nx=[(0.27505, 0.06)]))
         assert gaps.n_scans == 2 and torch.equal(gaps.scan, table.scan) and one.n_scans == 1
 
+    def test_scan_table_counts_from_the_first_day_where_the_reference_is_no_date(self, tmp_path):
+        def old_style(hdus):
+            hdus[1].header["RDATE"] = "11/04/17"
+
+        obs = Observation.from_uvfits(small_file(tmp_path / "a", nx=[(0.27505, 0.06)], change=old_style))
+        assert obs.n_scans == 1
+
     def test_scan_table_of_another_night_is_not_used(self, tmp_path):
         obs = Observation.from_uvfits(small_file(tmp_path / "a", nx=[(3.25, 0.01)]))
         assert obs.n_scans == 2 and "does not cover" in obs.history[-1]
+
+
+def _no_numbers(hdus):
+    hdus[1].columns["NOSTA"].name = "OTHER"
 
 
 def _drop_stokes(hdus):
@@ -322,6 +333,7 @@ def _early_date(hdus):
 
 BAD_FILES = {
     "no antenna table": (dict(antennas=False), "no AIPS AN antenna table"),
+    "no station numbers": (dict(change=_no_numbers), "no column NOSTA"),
     "two subarrays": (dict(change=_second_array), "subarrays"),
     "no stokes axis": (dict(change=_drop_stokes), "STOKES"),
     "all weights NaN": (dict(data=correlations((1, 1, np.nan), (1, 1, np.nan))), "all 12 visibilities are flagged"),
