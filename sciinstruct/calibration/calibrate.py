@@ -20,13 +20,13 @@ from sciinstruct.calibration.ranks import (
 )
 from sciinstruct.calibration.scores import SpreadSkill, fair_crps, fair_energy_score, spread_skill, z_map
 from sciinstruct.calibration.stein import stein_ratio
-from sciinstruct.calibration.tarp import other_truths, tarp_ranks
+from sciinstruct.calibration.tarp import other_truths, split_tarp_ranks, tarp_ranks
 from sciinstruct.core import BaseLikelihood, LinearOperator
 from sciinstruct.core.checks import check_finite
 from sciinstruct.core.posterior_io import json_safe
 
 KINDS = ("self-consistency", "held-out")
-MIN_OBSERVATIONS = 16
+MIN_OBSERVATIONS, MIN_SAMPLES = 16, 8
 Statistic = Callable[[Tensor], Tensor]
 
 
@@ -99,7 +99,7 @@ def calibrate(
         Independent posterior samples, in physical units. At least 16 observations; 100 for a verdict worth its name.
     truth : Tensor, shape (N, *event_shape)
     likelihoods : sequence of N BaseLikelihood, optional
-        Each with its own data: adds log-likelihood ranks, chi-square, and a TARP reference A^T y for linear operators.
+        Each with its own data: adds log-likelihood ranks and chi-square.
     quantities : dict of callable, optional
         Scalars to quote later: images (B, *event_shape) -> (B,). The total flux is always tested.
     log_prior : callable, optional
@@ -108,7 +108,8 @@ def calibrate(
     prior_score : callable, optional
         Score of an exact prior, images -> images: adds the Stein ratio (needs `likelihoods`).
     reference : Tensor, shape (N, *event_shape), optional
-        Cheap reconstruction from the data alone, for TARP; the most powerful of the checks.
+        Reconstruction from the data alone, for the TARP test that sees whether the data were used; A^T y by default,
+        where operators are linear.
     regions : dict of bool Tensor (*event_shape), optional
         Coverage is given for each as well: an overall 90 % can hide 99 and 60.
     kind : {"self-consistency", "held-out"}
@@ -121,7 +122,7 @@ def calibrate(
     Raises
     ------
     ValueError
-        If shapes disagree, a value is not finite, there are fewer than 16 observations, or `kind` is another.
+        If shapes disagree, a value is not finite, there are fewer than 16 observations or 8 samples, or `kind` is another.
     """
     _check(samples, truth, likelihoods, kind)
     generator = generator or torch.Generator(device=samples.device).manual_seed(0)
@@ -133,9 +134,10 @@ def calibrate(
     if likelihoods is not None:
         ranks["log likelihood"] = _likelihood_ranks(likelihoods, samples, truth, generator)
         numbers["chi2"] = _chi2(likelihoods, samples)
-        reference = _dirty_images(likelihoods) if reference is None else reference
         if prior_score is not None:
             numbers["stein"] = _stein(likelihoods, samples, prior_score)
+    ranks["TARP, mean"] = split_tarp_ranks(samples, truth, generator)
+    reference = _dirty_images(likelihoods) if reference is None else reference
     if reference is not None:
         ranks["TARP, data"] = tarp_ranks(samples, truth, reference.to(truth), generator)
     ranks["TARP, random"] = tarp_ranks(samples, truth, other_truths(truth), generator)
@@ -155,6 +157,8 @@ def _check(samples: Tensor, truth: Tensor, likelihoods: Sequence[BaseLikelihood]
         raise ValueError(
             f"samples (N, S, *event) and truth (N, *event) must match, got {tuple(samples.shape)}, {tuple(truth.shape)}"
         )
+    if samples.shape[1] < MIN_SAMPLES:
+        raise ValueError(f"a study needs at least {MIN_SAMPLES} samples per observation, got {samples.shape[1]}")
     if len(truth) < MIN_OBSERVATIONS:
         raise ValueError(f"a study needs at least {MIN_OBSERVATIONS} observations, got {len(truth)}")
     if likelihoods is not None and len(likelihoods) != len(truth):
@@ -202,16 +206,16 @@ def _stein(likelihoods: Sequence[BaseLikelihood], samples: Tensor, prior_score: 
     return {"ratio": float(ratio.mean()), "standard_error": float(ratio.std() / len(ratio) ** 0.5)}
 
 
-def _dirty_images(likelihoods: Sequence[BaseLikelihood]) -> Tensor | None:
-    """A^T y of every observation where operators are linear, else None."""
+def _dirty_images(likelihoods: Sequence[BaseLikelihood] | None) -> Tensor | None:
+    """A^T y of every observation where operators are linear, else None: sees a method that ignores its data."""
     images = []
-    for likelihood in likelihoods:
+    for likelihood in likelihoods or ():
         operator, y = getattr(likelihood, "operator", None), getattr(likelihood, "y", None)
         if not isinstance(operator, LinearOperator) or y is None:
             return None
         with torch.no_grad():
             images.append(operator.adjoint(y)[0])
-    return torch.stack(images)
+    return torch.stack(images) if images else None
 
 
 def _scores(samples: Tensor, truth: Tensor) -> dict[str, Any]:

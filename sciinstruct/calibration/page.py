@@ -69,6 +69,6 @@ def format_number(value: float | None) -> str:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:d}"
-    if abs(value) < 1e-9:
-        return "0"
+    if 0 < abs(value) < 1e-9:
+        return "< 1e-9"
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{value:.0f}"

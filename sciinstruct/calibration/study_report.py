@@ -134,9 +134,12 @@ def _sections(report: CalibrationReport) -> list[Section]:
         z = report.mean_z.cpu().numpy()
         z = z if z.ndim == 2 else z[0]
         frame = plots.Frame(np.arange(z.shape[1]), np.arange(z.shape[0]), "pixel")
-        caption = f"Error over predicted sd, averaged over {report.n} observations; featureless within "
-        caption += f"{3 / report.n**0.5:.2f} if all is well."
-        found.append(("zmap", "Mean error map", caption, plots.z_panel(z, frame)))
+        caption = f"Error over predicted sd, averaged over {report.n} observations; values within "
+        caption += f"{3 / report.n**0.5:.2f} of 0 are chance."
+        figure, axes = plots.new_figure(1, 1, 3.9, 3.2)
+        reach = max(4 / report.n**0.5, float(np.abs(z).max()))
+        plots.show_image(axes[0, 0], z, frame, cmap=plots.SIGNED, limits=(-reach, reach), label="mean z")
+        found.append(("zmap", "Mean error map", caption, figure))
     return [Section(anchor, title, caption, *plots.embed(figure)) for anchor, title, caption, figure in found]
 
 

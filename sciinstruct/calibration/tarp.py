@@ -31,6 +31,16 @@ def tarp_ranks(samples: Tensor, truth: Tensor, reference: Tensor, generator: tor
     return randomised_ranks(distance, (truth - reference).flatten(1).norm(dim=1), generator)
 
 
+def split_tarp_ranks(samples: Tensor, truth: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """TARP around the mean of half of the samples, ranked among the other half; shapes as in `tarp_ranks`.
+
+    Given the data, independent samples of the first half say nothing about truth and second half, so the ranks of an
+    exact posterior are uniform; and no cheap reference lies closer to the truth.
+    """
+    half = samples.shape[1] // 2
+    return tarp_ranks(samples[:, half:], truth, samples[:, :half].mean(1), generator)
+
+
 def other_truths(truth: Tensor) -> Tensor:
     """Reference points for the random version: each observation gets the next one's truth. Shape of `truth`."""
     return truth.roll(1, 0)

@@ -17,7 +17,7 @@ from sciinstruct.calibration.ranks import (
     rank_histogram,
     signed_coverage_error,
 )
-from sciinstruct.calibration.tarp import tarp_ranks
+from sciinstruct.calibration.tarp import split_tarp_ranks, tarp_ranks
 
 
 @pytest.mark.parametrize("s", [1, 3, 24])
@@ -156,6 +156,16 @@ def test_tarp_around_the_exact_mean_sees_narrow_samples(n):
             ranks = tarp_ranks(mean[:, None] + width * noise, truth, mean, g)
             rejected[width] += uniformity_p_value(ranks) < 0.05
     assert rejected[0.8] == 20 and rejected[1.0] <= binom.ppf(0.999, 20, 0.05)
+
+
+def test_split_tarp_is_uniform_for_exact_samples_and_sees_narrow_ones(generator):
+    """Around the mean of half the samples, ranked among the other half, with no outside reference."""
+    n = 2000
+    mean = 3 * torch.randn(n, 1, 12, generator=generator)
+    truth = mean[:, 0] + torch.randn(n, 12, generator=generator)
+    noise = torch.randn(n, 16, 12, generator=generator)
+    assert uniformity_p_value(split_tarp_ranks(mean + noise, truth, generator)) > 1e-3
+    assert uniformity_p_value(split_tarp_ranks(mean + 0.9 * noise, truth, generator)) < 1e-6
 
 
 def test_tarp_reference_must_fit():
