@@ -1,6 +1,6 @@
 """The likelihood of an interferometric observation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -134,22 +134,12 @@ class InterferometryLikelihood(BaseLikelihood):
         """
         data = obs.scan_average().rescale_zero_baselines(flux, ZERO_BASELINE).add_fractional_noise(systematic)
         data = data.flag(snr_min=snr_min) if snr_min > 0 else data
-        makers = {
-            "cphase": lambda: ClosurePhaseTerm(data, "full", uv_min_phase),
-            "cphase_diag": lambda: ClosurePhaseTerm(data, "diag", uv_min_phase),
-            "logcamp": lambda: LogClosureAmplitudeTerm(data, "full", uv_min_amplitude),
-            "logcamp_diag": lambda: LogClosureAmplitudeTerm(data, "diag", uv_min_amplitude),
-            "projected": lambda: ProjectedAmplitudeTerm(data, gain_sigma, uv_min_amplitude),
-            "vis": lambda: VisibilityTerm(data),
-            "amp": lambda: AmplitudeTerm(data),
-            "rice": lambda: RiceTerm(data),
-            "flux": lambda: FluxTerm(flux, flux_sigma),
-            "centroid": lambda: CentroidTerm(fov, centroid_sigma),
-        }
-        operator = VisibilityOperator(data.u, data.v, npix, fov, pulse)
-        likelihood = cls(operator, data, [makers[name]() for name in _term_names(terms)], flux)
+        of_image = {"flux": FluxTerm(flux, flux_sigma), "centroid": CentroidTerm(fov, centroid_sigma)}
+        cuts = {"phase": uv_min_phase, "amplitude": uv_min_amplitude}
+        chosen = [of_image.get(n) or _visibility_term(n, data, cuts, gain_sigma) for n in _term_names(terms)]
+        likelihood = cls(VisibilityOperator(data.u, data.v, npix, fov, pulse), data, chosen, flux)
         for name, text in likelihood.noise_budget.items():
-            if name not in ("flux", "centroid"):
+            if name not in of_image:
                 likelihood.noise_budget[name] = f"{text}, thermal + {systematic:g} of the amplitude"
         return likelihood
 
@@ -202,6 +192,23 @@ class InterferometryLikelihood(BaseLikelihood):
         simulated = InterferometryLikelihood(self.operator, data, terms, self.flux)
         simulated.noise_budget = dict(self.noise_budget)
         return simulated
+
+
+def _visibility_term(
+    name: str, data: Observation, cuts: dict[str, float], gain_sigma: dict[str, float] | None
+) -> DataTerm:
+    """Build one term of the prepared visibilities; `cuts` are the shortest baselines of phases and amplitudes."""
+    makers: dict[str, Callable[[], DataTerm]] = {
+        "cphase": lambda: ClosurePhaseTerm(data, "full", cuts["phase"]),
+        "cphase_diag": lambda: ClosurePhaseTerm(data, "diag", cuts["phase"]),
+        "logcamp": lambda: LogClosureAmplitudeTerm(data, "full", cuts["amplitude"]),
+        "logcamp_diag": lambda: LogClosureAmplitudeTerm(data, "diag", cuts["amplitude"]),
+        "projected": lambda: ProjectedAmplitudeTerm(data, gain_sigma, cuts["amplitude"]),
+        "vis": lambda: VisibilityTerm(data),
+        "amp": lambda: AmplitudeTerm(data),
+        "rice": lambda: RiceTerm(data),
+    }
+    return makers[name]()
 
 
 def _term_names(terms: str) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sciinstruct.operators.interferometry.arrays import eht2017
+from sciinstruct.operators.interferometry.closure_terms import ClosurePhaseTerm, LogClosureAmplitudeTerm
 from sciinstruct.operators.interferometry.closures import count_closures
 from sciinstruct.operators.interferometry.selfcal import fit_gains, remove_gains
 from sciinstruct.operators.interferometry.simulation import (
@@ -55,6 +56,17 @@ def test_chi_square_after_the_fit_is_one(plan, prior, generator):
     chi2 = torch.tensor(chi2)
     assert abs(chi2.mean() - 1) < 3 * chi2.std() / math.sqrt(40)
     assert fit.degrees == (count_closures(plan)[0] + len(plan) if prior else sum(count_closures(plan)))
+
+
+def test_what_free_gains_leave_is_the_closures(plan, generator):
+    """The two chi-squares differ by the curvature of the gains, of relative order 1/SNR."""
+    precise = plan.evolve("small errors", sigma=plan.sigma / 100)
+    obs = simulate_observation(SKY.visibility, precise, GAINS, generator).observation
+    fit = fit_gains(obs, plan.vis)
+    blank = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    terms = ClosurePhaseTerm(obs), LogClosureAmplitudeTerm(obs)
+    closures = sum(float(term.residuals(plan.vis[None], blank).square().sum()) for term in terms)
+    assert fit.chi2 * fit.degrees == pytest.approx(closures, rel=5e-3)
 
 
 def test_a_tight_prior_holds_the_amplitudes(plan, generator):
