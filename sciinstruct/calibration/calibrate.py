@@ -103,8 +103,8 @@ def calibrate(
     quantities : dict of callable, optional
         Scalars to quote later: images (B, *event_shape) -> (B,). The total flux is always tested.
     log_prior : callable, optional
-        Log-density of the prior, or the energy :math:`-\|x - D(x, \sigma)\|^2` of a denoiser: images -> (B,). Catches
-        wrong texture and missing correlations.
+        Log-density of the prior, or the energy :math:`-\|x - D(x, \sigma)\|^2` of a denoiser: images -> (B,).
+        Catches wrong texture and missing correlations.
     prior_score : callable, optional
         Score of an exact prior, images -> images: adds the Stein ratio (needs `likelihoods`).
     reference : Tensor, shape (N, *event_shape), optional
@@ -122,7 +122,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        If shapes disagree, a value is not finite, there are fewer than 16 observations or 8 samples, or `kind` is another.
+        If shapes disagree, a value is not finite, there are fewer than 16 observations or 8 samples, or `kind` is
+        another.
     """
     _check(samples, truth, likelihoods, kind)
     generator = generator or torch.Generator(device=samples.device).manual_seed(0)
