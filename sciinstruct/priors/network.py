@@ -139,6 +139,8 @@ class NetworkPrior(Prior):
 
         target = Path(folder)
         state = {k: v.detach().cpu().half().contiguous() for k, v in self.denoiser.state_dict().items()}
+        if not all(value.isfinite().all() for value in state.values()):
+            raise PriorError("weights are not finite or exceed 65504, float16's largest number: training went astray")
         with atomic_path(target / WEIGHTS) as temporary:
             save_file(state, temporary)
             digest = _sha256(temporary)

@@ -157,6 +157,14 @@ def test_nothing_is_unpickled(saved, monkeypatch):
     NetworkPrior.load(saved)
 
 
+def test_weights_that_float16_cannot_hold_are_not_saved(tmp_path):
+    prior = _prior()
+    prior.denoiser.network.first.bias.data[0] = 1e6
+    with pytest.raises(PriorError, match="65504"):
+        prior.save(tmp_path / "prior")
+    assert not (tmp_path / "prior").exists()
+
+
 def test_unwritable_folder_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
