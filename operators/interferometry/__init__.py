@@ -23,7 +23,6 @@ from sciinstruct.operators.interferometry.observation import Observation, Observ
 from sciinstruct.operators.interferometry.ring import RingParameters, extract_ring
 from sciinstruct.operators.interferometry.ring_summary import RingSummary, summarise_rings
 from sciinstruct.operators.interferometry.rml import Entropy, GaussianField
-from sciinstruct.operators.interferometry.selfcal import fit_gains, remove_gains
 from sciinstruct.operators.interferometry.simulation import (
     GainModel,
     Gains,
@@ -77,7 +76,6 @@ __all__ = [
     "read_image_fits",
     "read_uvfits",
     "read_uvfits_bands",
-    "remove_gains",
     "self_calibrate",
     "shift_image",
     "simulate_observation",

@@ -215,7 +215,7 @@ class ProjectedAmplitudeTerm(_LogAmplitudeTerm):
         amplitude = debiased_amplitude(obs) if debias else obs.vis.abs()
         s = (obs.sigma / amplitude).numpy()
         groups = scan_baselines(obs, uv_min)
-        spread = None if gain_sigma is None else station_spread(obs, gain_sigma)
+        spread = None if gain_sigma is None else _station_spread(obs, gain_sigma)
         matrices = [_projection(g.pairs, s[g.rows], spread) for g in groups]
         if not any(len(m) for m in matrices):
             raise ValueError(
@@ -230,7 +230,7 @@ class ProjectedAmplitudeTerm(_LogAmplitudeTerm):
         return ProjectedAmplitudeTerm(obs, self.gain_sigma, self.uv_min, self.debias)
 
 
-def station_spread(obs: Observation, gain_sigma: dict[str, float]) -> dict[int, float]:
+def _station_spread(obs: Observation, gain_sigma: dict[str, float]) -> dict[int, float]:
     """Standard deviation of ln|g| by station index; raises ValueError if a station with data has no positive entry."""
     used = torch.cat([obs.station1, obs.station2]).unique().tolist()
     missing = [obs.stations[i] for i in used if obs.stations[i] not in gain_sigma]

@@ -13,6 +13,7 @@ from sciinstruct.operators.interferometry.closure_terms import (
     ProjectedAmplitudeTerm,
 )
 from sciinstruct.operators.interferometry.closures import closure_set, count_closures, triangle_phases
+from sciinstruct.operators.interferometry.gains import fit_gains
 from sciinstruct.operators.interferometry.observation import Observation
 from sciinstruct.operators.interferometry.simulation import plan_benchmark9
 
@@ -163,6 +164,17 @@ def test_gain_prior_is_the_integral_over_gains(generator):
     target = torch.cat([error / s, torch.zeros(4, dtype=torch.float64)])
     fit = torch.linalg.lstsq(design, target[:, None]).solution[:, 0]
     assert float(got) == pytest.approx(float((target - design @ fit).square().sum()), rel=1e-10)
+
+
+def test_what_freely_fitted_gains_leave_is_the_closures(generator):
+    """Two routes to one chi-square; they differ by the curvature of the gains, of relative order 1/SNR."""
+    obs = make_observation(generator, snr=5000.0)
+    noise = obs.sigma * torch.view_as_complex(torch.randn(len(obs), 2, generator=generator, dtype=torch.float64))
+    corrupted = corrupt(obs.evolve("noise", vis=obs.vis + noise), generator)
+    fit = fit_gains(corrupted, obs.vis, math.inf)
+    terms = ClosurePhaseTerm(corrupted, uv_min=0.0), LogClosureAmplitudeTerm(corrupted)
+    closures = sum(float(residual_of(term, obs.vis).square().sum()) for term in terms)
+    assert fit.chi2 * 2 * len(obs) == pytest.approx(closures, rel=5e-3)
 
 
 def test_whitening_makes_unit_covariance(generator):
