@@ -1,1 +1,36 @@
-"""Is a posterior to be trusted? Ranks, coverage, scores, posterior-predictive checks, studies and reports."""
+"""Is a posterior to be trusted? Ranks, coverage, scores, posterior-predictive checks, studies and reports.
+
+`write_report` makes the report of one posterior; `calibrate` tests many posteriors against their truths and
+`write_study` reports what it found.
+"""
+
+from sciinstruct.calibration.predictive import predictive_check
+from sciinstruct.calibration.quantities import Quantity
+from sciinstruct.calibration.ranks import coverage_from_ranks, mean_coverage_error, randomised_ranks
+from sciinstruct.calibration.report import ReportPaths, write_report
+from sciinstruct.calibration.scores import fair_crps, fair_energy_score, sliced_w2
+from sciinstruct.calibration.stein import stein_ratio
+from sciinstruct.calibration.study import CalibrationReport, calibrate
+from sciinstruct.calibration.study_report import compare, write_study
+from sciinstruct.calibration.tarp import tarp_ranks
+from sciinstruct.calibration.verdicts import Verdict
+
+__all__ = [
+    "CalibrationReport",
+    "Quantity",
+    "ReportPaths",
+    "Verdict",
+    "calibrate",
+    "compare",
+    "coverage_from_ranks",
+    "fair_crps",
+    "fair_energy_score",
+    "mean_coverage_error",
+    "predictive_check",
+    "randomised_ranks",
+    "sliced_w2",
+    "stein_ratio",
+    "tarp_ranks",
+    "write_report",
+    "write_study",
+]

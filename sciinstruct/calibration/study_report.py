@@ -11,10 +11,10 @@ import torch
 
 from sciinstruct.calibration import plots
 from sciinstruct.calibration.bands import bootstrap_band, ecdf, ecdf_band
-from sciinstruct.calibration.calibrate import CalibrationReport
 from sciinstruct.calibration.page import staging, write_json, write_page
 from sciinstruct.calibration.pictures import Section
 from sciinstruct.calibration.ranks import LEVELS, binomial_band, coverage_from_ranks, rank_histogram
+from sciinstruct.calibration.study import CalibrationReport
 from sciinstruct.calibration.summary import versions
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom
 
 from sciinstruct.calibration.bands import holm
-from sciinstruct.calibration.calibrate import calibrate
+from sciinstruct.calibration.study import calibrate
 from sciinstruct.calibration.study_report import compare, write_study
 
 S = 32
