@@ -1,6 +1,7 @@
 """Posterior inference: principled posterior matching, and the methods it is compared with."""
 
+from sciinstruct.inference.amortized import AmortizedPPM
 from sciinstruct.inference.families.configs import Generator, Mixture, Particles
 from sciinstruct.inference.ppm import PPM
 
-__all__ = ["PPM", "Generator", "Mixture", "Particles"]
+__all__ = ["PPM", "AmortizedPPM", "Generator", "Mixture", "Particles"]

@@ -1,0 +1,217 @@
+"""The state of amortised posterior matching while it trains, and one step of it."""
+
+import copy
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sciinstruct.core import Denoiser, SolverError, randn_like
+from sciinstruct.diffusion.ema import EMA
+from sciinstruct.divergences import Divergence
+from sciinstruct.inference.conditional import ConditionalGenerator
+from sciinstruct.inference.simulator import Simulator
+
+if TYPE_CHECKING:
+    from sciinstruct.inference.amortized import AmortizedPPM
+
+_KL = Divergence("exact_kl")
+_CLIP = 30.0  # norm of the generator's gradient: cuts the spikes of the first steps
+_WINDOW = 500  # steps at the end over which the projection residual is tested
+
+
+class AmortizedRun:
+    """Generator, auxiliary denoiser, their optimisers, the running average, the random state and the recorded curves.
+
+    Parameters
+    ----------
+    settings : AmortizedPPM
+        Of the training.
+    prior, law : Denoiser, Simulator
+        The problem.
+    network, auxiliary : ConditionalGenerator, nn.Module
+        Trained in place.
+    measurements : Tensor or None
+        A fixed set to train on; None simulates.
+    draws : Tensor
+        Of the prior, for its spread.
+    generator : torch.Generator
+        Source of all randomness.
+
+    Raises
+    ------
+    ValueError
+        Unless 0 < sigma_min < sigma_max.
+    """
+
+    def __init__(
+        self,
+        settings: "AmortizedPPM",
+        prior: Denoiser,
+        law: Simulator,
+        network: ConditionalGenerator,
+        auxiliary: nn.Module,
+        measurements: Tensor | None,
+        draws: Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        self.settings, self.prior, self.law, self.measurements = settings, prior, law, measurements
+        self.network, self.auxiliary = network.to(draws), auxiliary.to(draws)
+        self.generator, self.like, self.step = generator, draws[:0], 0
+        self.sd = float(draws.var(0).mean().sqrt())
+        low, high = prior.sigma_range
+        self.smin = settings.sigma_min if settings.sigma_min is not None else low
+        self.smax = settings.sigma_max if settings.sigma_max is not None else high
+        if not 0 < self.smin < self.smax:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.smin} and {self.smax}")
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=0.0, betas=(0.5, 0.99))
+        self.fitter = torch.optim.Adam(auxiliary.parameters(), lr=0.0, betas=(0.5, 0.99))
+        self.average = EMA(network, width=settings.average_width)
+        self.curves: dict[str, list[float]] = {}
+
+    def advance(self) -> dict[str, float]:
+        """Let the auxiliary follow the generator, then move the generator: one step."""
+        s = self.settings
+        lo, rate = self._lowest(), self._rate()
+        fit = 0.0
+        for _ in range(s.auxiliary_steps + (s.warmup if self.step == 0 else 0)):
+            fit = self._fit_auxiliary(lo, rate * s.auxiliary_rate)
+        info = self._move_generator(lo, rate * s.learning_rate) | {"auxiliary_loss": fit, "lowest_level": lo}
+        for name, value in info.items():
+            self.curves.setdefault(name, []).append(value)
+        self.step += 1
+        return info
+
+    def _lowest(self) -> float:
+        """Lowest noise level: falls geometrically to sigma_min over the first part of the run."""
+        s = self.settings
+        if s.anneal_share == 0:
+            return self.smin
+        left = max(0.0, 1 - self.step / (s.anneal_share * s.steps))
+        return self.smin * (max(s.anneal_from * self.sd, self.smin) / self.smin) ** left
+
+    def _rate(self) -> float:
+        """Factor on both learning rates: one, then half a cosine down to 3 % over the last half."""
+        left = min(1.0, 2 * (self.settings.steps - self.step) / self.settings.steps)
+        return 0.03 + 0.97 * 0.5 * (1 - math.cos(math.pi * left))
+
+    def _measure(self, n: int) -> Tensor:
+        """A batch of measurements, (n, *range_shape)."""
+        if self.measurements is not None:
+            chosen = torch.randint(len(self.measurements), (n,), generator=self.generator, device=self.like.device)
+            return self.measurements[chosen]
+        with torch.no_grad():
+            x = self.prior.sample(n, generator=self.generator, dtype=self.like.dtype, device=self.like.device)  # type: ignore[operator]
+            return self.law.simulate(self.prior.to_physical(x), self.generator)
+
+    def _student(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        return self.auxiliary(x, sigma, y if self.settings.auxiliary_sees_y else torch.zeros_like(y))
+
+    def _fit_auxiliary(self, lo: float, rate: float) -> float:
+        y = self._measure(self.settings.auxiliary_batch)
+        with torch.no_grad():
+            x = self.network.sample(y, self.generator)
+        self.auxiliary.requires_grad_(True)
+        loss = _KL.student_loss(
+            x, lambda noisy, s: self._student(noisy, s, y), lo, self.smax, sigma_data=self.sd, generator=self.generator
+        )
+        self._check("auxiliary", loss)
+        self.fitter.zero_grad()
+        loss.backward()
+        _descend(self.fitter, rate)
+        return float(loss.detach())
+
+    def _move_generator(self, lo: float, rate: float) -> dict[str, float]:
+        """Step on the pair of terms of Theorem 1 plus the likelihood, every head weighted by its probability.
+
+        The value of the pair is, in expectation, log q(x)/p(x) up to a constant, so the product with the attached
+        probabilities has the gradient of the KL divergence in them too.
+        """
+        y = self._measure(self.settings.batch)
+        heads = self.network.draw(y, self.generator)
+        x, each = heads.x.flatten(0, 1), y.repeat_interleave(self.network.n_heads, 0)
+        self.auxiliary.requires_grad_(False)
+        prior = _KL.generator_loss(
+            x, self.prior.denoise, lambda v, s: self._student(v, s, each), lo, self.smax, generator=self.generator
+        ).terms
+        smooth = x + self.smin * randn_like(x, self.generator)
+        data = -self.law.log_prob(each, self.prior.to_physical(smooth))
+        self._check("prior", prior.loss)
+        self._check("data", data)
+        pi = heads.log_weights.exp()
+        self.optimiser.zero_grad()
+        _expect(pi, prior.loss + data).backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
+        self._check("gradient", norm)
+        _descend(self.optimiser, rate)
+        self.average.update(self.network)
+        values = {"kl": prior.weight * prior.gap, "projection": prior.weight * prior.projection, "data": data}
+        return {name: float(_expect(pi, v).detach()) for name, v in values.items()} | {"gradient_norm": float(norm)}
+
+    def _check(self, name: str, value: Tensor) -> None:
+        if not torch.isfinite(value).all():
+            raise SolverError(
+                f"the {name} term became NaN or infinite at step {self.step}; lower the learning rates, or check that "
+                "prior and simulator are in the units they claim"
+            )
+
+    def averaged(self) -> ConditionalGenerator:
+        """A copy of the generator with averaged weights."""
+        network = copy.deepcopy(self.network)
+        if self.average.step:
+            self.average.copy_to(network)
+        return network.requires_grad_(False)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """The curves, and what they warn of."""
+        flags = [] if self.settings.auxiliary_sees_y else ["auxiliary does not see y: spread is lost"]
+        tail = torch.tensor(self.curves.get("projection", [])[-_WINDOW:], dtype=torch.float64)
+        if len(tail) >= 50:
+            mean, error = float(tail.mean()), float(tail.std()) / len(tail) ** 0.5
+            if abs(mean) > 3 * error:
+                flags.append(
+                    f"auxiliary lags: projection residual {mean:.3g} +- {error:.2g} nats; raise auxiliary_steps"
+                )
+        return {**self.curves, "warnings": flags}
+
+    def dump(self) -> dict[str, Any]:
+        """Everything needed to go on, as tensors and numbers."""
+        return {
+            "settings": asdict(self.settings),
+            "network": self.network.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "fitter": self.fitter.state_dict(),
+            "average": self.average.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "sd": self.sd,
+            "curves": self.curves,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from `dump`; raises SolverError if it belongs to other settings, or another problem or network."""
+        if saved.get("settings") != asdict(self.settings):
+            raise SolverError("the checkpoint was made with other settings; use those, or delete it to start afresh")
+        try:
+            for name in ("network", "auxiliary", "optimiser", "fitter", "average"):
+                getattr(self, name).load_state_dict(saved[name])
+            self.generator.set_state(saved["generator"])
+            self.step, self.sd, self.curves = saved["step"], saved["sd"], saved["curves"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise SolverError(
+                "the checkpoint belongs to another problem or network; delete it to start afresh"
+            ) from error
+
+
+def _expect(pi: Tensor, values: Tensor) -> Tensor:
+    """Mean over measurements of the expectation over heads; `pi` (B, K), `values` (B K,)."""
+    return (pi * values.reshape(pi.shape)).sum(1).mean()
+
+
+def _descend(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
