@@ -107,6 +107,8 @@ def show_image(
     tidy(ax, title).set_facecolor("#ffffff")
     for spine in ax.spines.values():
         spine.set_visible(False)
+    if frame.unit == "pixel":
+        ax.locator_params(integer=True)
     if not ticks:
         ax.set_xticks([])
         ax.set_yticks([])

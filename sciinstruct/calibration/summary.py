@@ -15,7 +15,7 @@ from sciinstruct.calibration.predictive import PredictiveTerm, predictive_check
 from sciinstruct.calibration.quantities import Quantity, rank_p_value
 from sciinstruct.calibration.ranks import LEVELS, coverage_from_ranks, mean_coverage_error, randomised_ranks
 from sciinstruct.calibration.scores import fair_crps, normalised_cross_correlation, z_map
-from sciinstruct.core import InverseProblem, Posterior
+from sciinstruct.core import BaseLikelihood, GaussianNoise, InverseProblem, Likelihood, Posterior
 from sciinstruct.core.posterior_io import event_axes, json_safe
 
 SCHEMA_VERSION = "1.0"
@@ -49,6 +49,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def noise_budget(likelihood: BaseLikelihood) -> Mapping[str, str]:
+    """What the errors of each term contain: the likelihood's own words, or the sd of plain Gaussian noise."""
+    if isinstance(likelihood, Likelihood) and isinstance(likelihood.noise, GaussianNoise):
+        low, high = float(likelihood.noise.sigma.min()), float(likelihood.noise.sigma.max())
+        return {"data": f"Gaussian, sd {low:.3g}" if low == high else f"Gaussian, sd {low:.3g} to {high:.3g}"}
+    return getattr(likelihood, "noise_budget", {})
 
 
 def _quantiles(values: Tensor) -> dict[str, float]:
@@ -200,7 +208,7 @@ def summarise(material: Material, generator: torch.Generator | None = None) -> S
     """
     posterior, problem = material.posterior, material.problem
     terms = {} if problem is None else predictive_check(problem.likelihood, posterior.samples, generator)
-    budget = {} if problem is None else getattr(problem.likelihood, "noise_budget", {})
+    budget = {} if problem is None else noise_budget(problem.likelihood)
     table = {name: quantity.summary(generator) for name, quantity in material.quantities.items()}
     ranks = {name: row["rank"] for name, row in table.items() if row["rank"] is not None}
     truth = None

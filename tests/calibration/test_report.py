@@ -60,6 +60,7 @@ def test_json_is_valid_and_complete(written):
     assert content["chi2"]["data"]["n"] == problem.likelihood.residuals(posterior.samples[:1]).shape[1]
     expected = problem.likelihood.chi2(posterior.samples)["data"].mean()
     assert content["chi2"]["data"]["mean"] == pytest.approx(float(expected), rel=1e-12)
+    assert content["chi2"]["data"]["noise_budget"] == "Gaussian, sd 0.5"
     assert content["experiment"] == "known truth" and content["modes"]["weights"] == [0.6, 0.4]
     assert 0 < content["prior_to_posterior"]["median_sd_ratio"] < 1
 
