@@ -1,4 +1,4 @@
-"""Posterior samples for scientific inverse problems under diffusion priors, with reports that show how far to trust them."""
+"""Posterior samples for scientific inverse problems under diffusion priors, with reports on how far to trust them."""
 
 from sciinstruct import _checkout
 

@@ -1,7 +1,8 @@
 """Auxiliary scores: what stands for the score of a variational law that has none in closed form.
 
-The capacity of the auxiliary score is the bandwidth of the method. Fitted perfectly to a few particles it attributes every noisy
-image to its own particle and nothing pushes particles apart; a smooth score turns the same particles into a density.
+The capacity of the auxiliary score is the bandwidth of the method. Fitted perfectly to a few particles it attributes
+every noisy image to its own particle and nothing pushes particles apart; a smooth score turns the same particles into
+a density.
 """
 
 import copy

@@ -91,8 +91,8 @@ class FittedPosterior:
         tail = self.state.curves.get("mismatch", [])[-max(1, len(self.state.curves.get("mismatch", [])) // 10) :]
         if tail and sum(tail) / len(tail) > 0.2:
             said.append(
-                f"the scores of law and posterior differ by {sum(tail) / len(tail):.2f} per axis (0 is exact, 0.2 a warning): "
-                "the posterior is not Gaussian around its modes, or the run is too short"
+                f"the scores of law and posterior differ by {sum(tail) / len(tail):.2f} per axis (0 is exact, 0.2 a "
+                "warning): the posterior is not Gaussian around its modes, or the run is too short"
             )
         last = self.state.curves.get("projection")
         if last is not None:

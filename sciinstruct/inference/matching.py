@@ -70,8 +70,8 @@ def match(
     smoothing : float
         The data see ``x0 + smoothing * noise``: the law whose divergence the truncated integral measures.
     attached : bool
-        True if `e_q` is exact and differentiable in the law's parameters: the squared difference alone then has the right
-        gradient. False: the pair of terms of Theorem 1 is used, and `e_q` must have frozen parameters.
+        True if `e_q` is exact and differentiable in the law's parameters: the squared difference alone then has the
+        right gradient. False: the pair of terms of Theorem 1 is used, and `e_q` must have frozen parameters.
     """
     x0, sigma = draw.x0, levels.sigma
     noise = randn_like(x0, generator)

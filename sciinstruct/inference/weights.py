@@ -1,9 +1,9 @@
 r"""Mode weights of a fitted mixture, with an error bar.
 
 The weight of a component is the exponential of minus its free energy
-:math:`F_k = E_{q_k}[\log q - \log p - \log p(y|x)]`, whose plain Monte Carlo error is tens of nats. Where the components
-started from Laplace frames, the same integral is known in closed form for a locally Gaussian prior and linearised data;
-only the difference is averaged (a control variate), which leaves tenths of a nat.
+:math:`F_k = E_{q_k}[\log q - \log p - \log p(y|x)]`, whose plain Monte Carlo error is tens of nats. Where the
+components started from Laplace frames, the same integral is known in closed form for a locally Gaussian prior and
+linearised data; only the difference is averaged (a control variate), which leaves tenths of a nat.
 """
 
 from typing import NamedTuple

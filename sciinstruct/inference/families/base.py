@@ -48,7 +48,7 @@ class Family(nn.Module, ABC):
         return torch.ones(1)
 
     def rescale(self, gradient: Tensor) -> Tensor:
-        """Precondition a parameter's gradient; mixtures undo the weight of each component, so that light ones learn too."""
+        """Precondition a parameter's gradient; mixtures undo each component's weight, so that light ones learn too."""
         return gradient
 
 

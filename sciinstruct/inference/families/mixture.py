@@ -2,8 +2,8 @@ r"""Mixtures of Gaussians with learned weights, means and covariances, and their
 
 Each component is :math:`N(\mu_k, Q_k S_k (\Lambda_k) S_k Q_k^T)` in a fixed frame: an orthonormal basis :math:`Q_k` and
 scales :math:`S_k` (from a Laplace start, so that the optimum is near :math:`\Lambda = I`). The full family learns a
-square factor of :math:`\Lambda`, the low-rank family :math:`\Lambda = U U^T + \mathrm{diag}(d^2)`, whose inverse at every
-noise level is Woodbury's.
+square factor of :math:`\Lambda`, the low-rank family :math:`\Lambda = U U^T + \mathrm{diag}(d^2)`, whose inverse at
+every noise level is Woodbury's.
 """
 
 import math
@@ -12,6 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from sciinstruct.core import randn_like
 from sciinstruct.inference.families.base import ClosedFormFamily, Draw
 from sciinstruct.inference.frames import Frames
 
@@ -58,7 +59,7 @@ class GaussianMixtureFamily(ClosedFormFamily):
 
     @abstractmethod
     def _solve(self, residual: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """(S Lambda S + sigma^2)^-1 residual and the log-determinant; residual (G, K, M, D), sigma (G,) -> same, (G, K)."""
+        """(S Lambda S + sigma^2)^-1 residual and log-determinant; residual (G, K, M, D), sigma (G,) -> same, (G, K)."""
 
     @abstractmethod
     def _inner_covariances(self) -> Tensor:
@@ -85,7 +86,7 @@ class GaussianMixtureFamily(ClosedFormFamily):
         return Draw(x, self.weights[component] / each, component)
 
     def sample(self, n: int, generator: torch.Generator | None) -> Tensor:
-        """Draws with components by systematic resampling of the weights, so that counts differ from n pi by at most one."""
+        """Draws, components by systematic resampling of the weights: counts differ from n pi by at most one."""
         with torch.no_grad():
             u = torch.rand((), generator=generator, dtype=self.logits.dtype, device=self.logits.device)
             points = (torch.arange(n, dtype=self.logits.dtype, device=self.logits.device) + u) / n
@@ -117,7 +118,7 @@ class GaussianMixtureFamily(ClosedFormFamily):
         return torch.einsum("gkm,gkmd->gmd", gamma, each).reshape(x.shape)
 
     def rescale(self, gradient: Tensor) -> Tensor:
-        """Divide by the component's weight: the stationary points stay, and light components learn as fast as heavy ones."""
+        """Divide by the component's weight: stationary points stay, light components learn as fast as heavy ones."""
         return gradient / self.weights.reshape(-1, *[1] * (gradient.ndim - 1))
 
     def update_weights(self, cost: Tensor, rate: float) -> None:
@@ -169,11 +170,10 @@ class LowRankGaussianMixture(GaussianMixtureFamily):
         super().__init__(frames, event_shape)
         if not 0 <= rank <= self.dim:
             raise ValueError(f"rank must lie in 0..{self.dim}, got {rank}")
-        like = {"dtype": frames.mean.dtype, "device": frames.mean.device}
-        self.log_diag = nn.Parameter(torch.zeros(self.n_components, self.dim, **like))
+        self.log_diag = nn.Parameter(frames.mean.new_zeros(self.n_components, self.dim))
         # a small, fixed, full-rank start: columns on the widest axes, so that gradients are not zero
         widest = frames.scale.argsort(dim=1, descending=True)[:, :rank]
-        u = 0.1 * torch.nn.functional.one_hot(widest, self.dim).mT.to(**like)
+        u = 0.1 * torch.nn.functional.one_hot(widest, self.dim).mT.to(frames.mean)
         self.low_rank = nn.Parameter(u)
 
     def _inner_covariances(self) -> Tensor:
@@ -185,9 +185,8 @@ class LowRankGaussianMixture(GaussianMixtureFamily):
 
     def _colour(self, count: int, generator: torch.Generator | None) -> Tensor:
         u, d = self.low_rank, self.log_diag.exp()
-        like = {"generator": generator, "dtype": u.dtype, "device": u.device}
-        a = torch.randn(count, self.n_components, u.shape[2], **like)
-        b = torch.randn(count, *d.shape, **like)
+        a = randn_like(u.new_empty(count, self.n_components, u.shape[2]), generator)
+        b = randn_like(d.new_empty(count, *d.shape), generator)
         return torch.einsum("kdr,nkr->nkd", u, a) + d * b
 
     def _solve(self, residual: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

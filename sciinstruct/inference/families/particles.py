@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sciinstruct.core import randn_like
 from sciinstruct.inference.families.base import Draw, Family
 
 
@@ -33,8 +34,7 @@ class ParticleFamily(Family):
         return self.start + self.unit * self.shift
 
     def _jitter(self, points: Tensor, generator: torch.Generator | None) -> Tensor:
-        like = {"generator": generator, "dtype": points.dtype, "device": points.device}
-        return points + self.tau * torch.randn(points.shape, **like)
+        return points + self.tau * randn_like(points, generator)
 
     def draw(self, groups: int, per_group: int, generator: torch.Generator | None) -> Draw:
         """Random particles without repeats within a group, jittered by the kernel."""
@@ -57,8 +57,8 @@ class ParticleFamily(Family):
 class GeneratorFamily(Family):
     r"""A start law pushed through a residual network: :math:`x_0 = b + \mathrm{unit} \cdot r(b)`, b from the start law.
 
-    The last layer of `network` should start at zero, so that the law starts where the start law is. Curved posteriors that no
-    Gaussian mixture follows are within reach; the score then needs an auxiliary network.
+    The last layer of `network` should start at zero, so that the law starts where the start law is. Curved posteriors
+    that no Gaussian mixture follows are within reach; the score then needs an auxiliary network.
 
     Parameters
     ----------
