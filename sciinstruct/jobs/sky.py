@@ -58,7 +58,7 @@ def ring_table(samples: Tensor, fov: float, truth: Tensor | None = None) -> dict
     from sciinstruct.operators.interferometry.ring import extract_ring
 
     images = samples if truth is None else torch.cat([samples, truth[None].to(samples)])
-    ring = extract_ring(images.double().cpu(), fov)
+    ring = extract_ring(images.float().cpu(), fov)
     table = {}
     for name, (unit, period) in _RING.items():
         values = torch.where(ring.is_ring, getattr(ring, name), math.nan)
