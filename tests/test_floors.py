@@ -36,7 +36,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def part(module: str) -> str:
-    """The part of the house a module belongs to: ``sciinstruct.core.noise`` -> ``core``, the package -> ``__init__``."""
+    """The part of the house a module belongs to: ``sciinstruct.core.noise`` -> ``core``; ``__init__`` for itself."""
     pieces = module.split(".")
     return pieces[1] if len(pieces) > 1 else "__init__"
 
