@@ -56,13 +56,13 @@ class AmortizedPPM:
     Bai et al. 2026, Algorithm 1 with the level weight of eq. 13; Karras et al. 2024 (averages).
     """
 
-    steps: int = 4000
+    steps: int = 2500
     batch: int = 128
-    auxiliary_steps: int = 4
-    auxiliary_batch: int = 256
+    auxiliary_steps: int = 3
+    auxiliary_batch: int = 384
     warmup: int = 300
     learning_rate: float = 1e-3
-    auxiliary_rate: float = 2e-3
+    auxiliary_rate: float = 4e-3
     sigma_min: float | None = None
     sigma_max: float | None = None
     anneal_from: float = 2.0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sciinstruct.core import Denoiser, SolverError, randn_like
 from sciinstruct.diffusion.ema import EMA
-from sciinstruct.divergences import Divergence
+from sciinstruct.divergences import Divergence, Levels, Terms
 from sciinstruct.inference.conditional import ConditionalGenerator
 from sciinstruct.inference.simulator import Simulator
 
@@ -132,23 +132,38 @@ class AmortizedRun:
         y = self._measure(self.settings.batch)
         heads = self.network.draw(y, self.generator)
         x, each = heads.x.flatten(0, 1), y.repeat_interleave(self.network.n_heads, 0)
-        self.auxiliary.requires_grad_(False)
-        prior = _KL.generator_loss(
-            x, self.prior.denoise, lambda v, s: self._student(v, s, each), lo, self.smax, generator=self.generator
-        ).terms
+        prior = self._prior_terms(x, each, lo)
         smooth = x + self.smin * randn_like(x, self.generator)
         data = -self.law.log_prob(each, self.prior.to_physical(smooth))
         self._check("prior", prior.loss)
         self._check("data", data)
         pi = heads.log_weights.exp()
         self.optimiser.zero_grad()
-        _expect(pi, prior.loss + data).backward()
+        _expect(pi, _halves(prior.loss) + data).backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self._check("gradient", norm)
         _descend(self.optimiser, rate)
         self.average.update(self.network)
-        values = {"kl": prior.weight * prior.gap, "projection": prior.weight * prior.projection, "data": data}
+        values = {"kl": _halves(prior.weight * prior.gap), "projection": _halves(prior.weight * prior.projection)} | {
+            "data": data
+        }
         return {name: float(_expect(pi, v).detach()) for name, v in values.items()} | {"gradient_norm": float(norm)}
+
+    def _prior_terms(self, x: Tensor, y: Tensor, lo: float) -> Terms:
+        """Terms of KL(q || p) at every image, (2 B,), with noise of both signs.
+
+        Most of the estimate's noise is odd in the noise added, and cancels.
+        """
+        self.auxiliary.requires_grad_(False)
+        levels = _KL.levels.sample(len(x), lo, self.smax, generator=self.generator, like=x.detach())
+        noise, twice = randn_like(x, self.generator), torch.cat([y, y])
+        return _KL.evaluate(
+            torch.cat([x, x]),
+            torch.cat([noise, -noise]),
+            Levels(levels.sigma.repeat(2), levels.weight.repeat(2)),
+            self.prior.denoise,
+            lambda v, s: self._student(v, s, twice),
+        )
 
     def _check(self, name: str, value: Tensor) -> None:
         if not torch.isfinite(value).all():
@@ -209,6 +224,11 @@ class AmortizedRun:
 def _expect(pi: Tensor, values: Tensor) -> Tensor:
     """Mean over measurements of the expectation over heads; `pi` (B, K), `values` (B K,)."""
     return (pi * values.reshape(pi.shape)).sum(1).mean()
+
+
+def _halves(values: Tensor) -> Tensor:
+    """Mean of the two halves of a batch, (2 B,) -> (B,)."""
+    return values.reshape(2, -1).mean(0)
 
 
 def _descend(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -169,10 +169,11 @@ class VectorGenerator(ConditionalGenerator):
 
 
 class TiltedDenoiser(nn.Module):
-    r"""The prior's denoiser plus a network that sees the data, :math:`D_p(x; \sigma) + c(\sigma) f(x, \sigma, y)`.
+    r"""The prior's denoiser plus networks that see the data: :math:`D_p(x; \sigma) + c(\sigma) [a + B x + f(x)]`.
 
-    At the posterior the network has only to learn :math:`\sigma^2 \nabla \log p(y | x_\sigma)`, which is smooth where
-    the prior's own score is not; it starts at zero.
+    At the posterior the bracket has only to learn :math:`\sigma^2 \nabla \log p(y | x_\sigma)`, which is smooth where
+    the prior's own score is not, and affine in x for Gaussian posteriors and, at small noise, for linear operators with
+    Gaussian noise; a, B and f depend on sigma and y, and start at zero.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ class TiltedDenoiser(nn.Module):
     measurements, draws : Tensor, shape (n, *range_shape) and (n, d)
         Examples, for standardisation.
     width, blocks : int
-        Of the network.
+        Of both networks.
     """
 
     centre: Tensor
@@ -193,14 +194,19 @@ class TiltedDenoiser(nn.Module):
         self.register_buffer("sd", draws.var(0).mean().sqrt())
         self.encode = Standardise(measurements)
         self.register_buffer("centre", draws.mean(0))
-        d = draws.shape[1]
-        self.body = ResidualMLP(2 * d + 8 + len(self.encode.mean), d, width, blocks)
+        d, context = draws.shape[1], 8 + len(self.encode.mean)
+        self.affine = ResidualMLP(context, d + d * d, width, blocks)
+        self.body = ResidualMLP(context + 2 * d, d, width, blocks)
 
     def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
         """Denoise (B, d) at sigma (B,) given y (B, *range_shape)."""
-        s = expand_sigma(sigma, x)
+        s, d = expand_sigma(sigma, x), x.shape[1]
         base = self.prior.denoise(x, sigma)
         total = (s**2 + self.sd**2).sqrt()
+        unit = (x - self.centre) / total
         phase = (s / self.sd).log() * math.pi * torch.tensor([0.1, 0.2, 0.4, 0.8], dtype=x.dtype, device=x.device)
-        features = [(x - self.centre) / total, (base - self.centre) / self.sd, phase.sin(), phase.cos(), self.encode(y)]
-        return base + s * self.sd / total * self.body(torch.cat(features, 1))
+        context = torch.cat([phase.sin(), phase.cos(), self.encode(y)], 1)
+        shift, matrix = self.affine(context).split((d, d * d), 1)
+        tilt = shift + (matrix.reshape(-1, d, d) @ unit[..., None])[..., 0]
+        tilt = tilt + self.body(torch.cat([unit, (base - self.centre) / self.sd, context], 1))
+        return base + s * self.sd / total * tilt
