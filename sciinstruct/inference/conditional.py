@@ -185,6 +185,7 @@ class TiltedDenoiser(nn.Module):
         Of both networks.
     """
 
+    prior: Denoiser
     centre: Tensor
     sd: Tensor
 

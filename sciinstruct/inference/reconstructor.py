@@ -29,6 +29,9 @@ class Reconstructor(torch.nn.Module):
         Provenance, and the curves of the training; red flags under ``diagnostics["warnings"]``.
     """
 
+    prior: Denoiser
+    network: ConditionalGenerator
+
     def __init__(
         self,
         network: ConditionalGenerator,

@@ -1,5 +1,7 @@
 """Amortised posterior matching against closed forms, and what happens when it is asked the wrong thing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,10 +14,12 @@ from benchmarks.amortized import (
     train_linear,
     two_dimensional,
 )
-from sciinstruct.core import GaussianNoise, Likelihood, PriorError, SolverError
+from sciinstruct.core import GaussianNoise, Likelihood, PriorError, SolverError, randn_like
+from sciinstruct.divergences import Divergence
 from sciinstruct.inference import AmortizedPPM
 from sciinstruct.inference.conditional import Heads, OneHead, TiltedDenoiser, VectorGenerator
 from sciinstruct.inference.simulator import OperatorSimulator, Simulator
+from sciinstruct.priors import GaussianMixture
 
 TINY = AmortizedPPM(steps=6, batch=8, auxiliary_steps=1, auxiliary_batch=8, warmup=3, width=8, blocks=1, heads=2)
 Y = torch.tensor([0.3])
@@ -44,6 +48,34 @@ class TestCalibration:
         assert 0.85 <= found["90 %"] <= 0.93
         assert found["SBC-KS"] < 0.12
         assert found["weight error"] < 0.05
+
+
+def two_gaussians(weights, means, variances):
+    return GaussianMixture(torch.tensor(means)[:, None], torch.tensor(variances)[:, None, None], weights)
+
+
+def test_value_of_the_pair_moves_the_probabilities_of_heads_as_the_kl_does(generator):
+    """d KL(q || p)/d logit of a mixture q: the pair's values, weighted by d pi, against quadrature; exact scores."""
+    logits = torch.tensor([0.4, 0.0], dtype=torch.float64, requires_grad=True)
+    p = two_gaussians(torch.tensor([0.5, 0.5]), [-1.5, 1.5], [0.3, 0.3])
+    parts = [two_gaussians(torch.ones(1), [m], [v]) for m, v in ((-1.2, 0.2), (1.0, 0.4))]
+    q = two_gaussians(logits.detach().softmax(0), [-1.2, 1.0], [0.2, 0.4])
+    lo, hi, n = 0.03, 40.0, 60000
+
+    x = torch.linspace(-8, 8, 8001, dtype=torch.float64)[:, None]
+    log_parts = torch.stack([part.log_prob(x, lo) for part in parts], 1)
+    log_q = torch.logsumexp(log_parts + logits.log_softmax(0), 1)
+    kl = torch.trapezoid(log_q.exp() * (log_q - p.log_prob(x, lo)), x[:, 0])
+    (exact,) = torch.autograd.grad(kl, logits)
+
+    heads = torch.cat([part.sample_exact(n, generator=generator, dtype=torch.float64) for part in parts])
+    kind = Divergence("exact_kl")
+    levels = kind.levels.sample(2 * n, lo, hi, generator=generator, like=heads)
+    cost = kind.evaluate(heads, randn_like(heads, generator), levels, p.denoise, q.denoise).loss.reshape(2, n)
+    pi = logits.detach().softmax(0)
+    slope = pi[0] * pi[1] * (cost[0] - cost[1])
+    assert abs(slope.mean() - exact[0]) < 4 * slope.std() / n**0.5
+    assert slope.std() / n**0.5 < 0.1 * exact[0].abs()
 
 
 class TestNetworks:
@@ -141,6 +173,13 @@ class TestReconstructor:
         assert trained.sample(torch.zeros(1), 5).shape == (5, 1)
         assert trained.sample(torch.zeros(3, 1), 5).shape == (3, 5, 1)
         assert trained.sample(torch.zeros(2, 3, 1), 5).shape == (2, 3, 5, 1)
+
+    def test_weights_are_all_there_is_to_keep(self, trained, tmp_path):
+        """As its docstring says: an untrained one of the same settings takes them, whatever its seed."""
+        torch.save(trained.state_dict(), tmp_path / "weights.pt")
+        fresh = replace(TINY, steps=0).train(*linear_gaussian(0.25), generator=77)
+        fresh.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+        assert torch.equal(fresh.sample(Y, 5, generator=1), trained.sample(Y, 5, generator=1))
 
     def test_posterior_carries_provenance(self, trained):
         posterior = trained.posterior(Y, 7, generator=1)
