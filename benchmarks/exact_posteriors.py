@@ -171,6 +171,10 @@ def markdown(record: dict[str, list[dict]], n: int) -> str:
                 f"| {row['missed_modes']} | {row['seconds']:.1f} |"
             )
         failed = [text for text, holds in verdicts(name, table).items() if not holds]
+        if floor > 0.5 * table["RED-diff"]["sliced_w2"]:
+            said.append(
+                f"- {name}: half of RED-diff's distance lies below the sampling floor; exact draws fail it too."
+            )
         said.append(f"- {name}: " + ("all asked holds." if not failed else "not reached: " + "; ".join(failed) + "."))
     return "\n".join([*lines, "", "Asked of PPM (docs/benchmarks.md):", "", *said, ""])
 
