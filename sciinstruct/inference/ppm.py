@@ -1,7 +1,7 @@
 """Principled posterior matching (PPM): a variational posterior under the exact KL divergence to prior times likelihood.
 
-Bai, Gu, Wang, Luo and Sun 2026, arXiv 2605.25042. The prior enters through its denoiser at all noise levels, the likelihood
-exactly and only at the clean image.
+Bai, Gu, Wang, Luo and Sun 2026, arXiv 2605.25042. The prior enters through its denoiser at all noise levels, the
+likelihood exactly and only at the clean image.
 """
 
 import math
@@ -37,10 +37,11 @@ class PPM:
     damping : float
         Adam's epsilon: gradients below it (per standard deviation, nats) are followed in proportion, not in sign.
     sigma_min, sigma_max : float, optional
-        Range of noise levels in the prior's units; the prior's own range if None. Structure below sigma_min is not inferred.
+        Range of noise levels in the prior's units; the prior's own range if None. Structure below sigma_min is not
+        inferred.
     anneal_from : float
-        Lowest noise level at the first step, in units of the prior's standard deviation; falls geometrically to sigma_min. None
-        starts at sigma_min: right where the law starts from Laplace frames.
+        Lowest noise level at the first step, in units of the prior's standard deviation; falls geometrically to
+        sigma_min. None starts at sigma_min: right where the law starts from Laplace frames.
     anneal_share : float
         Share of the steps over which it falls.
     weight_rounds : int
@@ -95,7 +96,8 @@ class PPM:
         generator : torch.Generator or int, optional
             Source of randomness, on the problem's device.
         checkpoint : path, optional
-            Where the state is kept, written every tenth of the run and on interruption; with ``resume=True`` the run goes on from it.
+            Where the state is kept, written every tenth of the run and on interruption; with ``resume=True`` the run
+            goes on from it.
 
         Returns
         -------
@@ -130,7 +132,7 @@ class PPM:
         resume: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> FittedPosterior:
-        """As `run`, but return the fitted law; `starts` (K, *event), in the prior's units, replace draws of the prior."""
+        """As `run`, but return the law; `starts` (K, *event), in the prior's units, replace draws of the prior."""
         state, scale = self._start(problem, starts, make_generator(generator), dtype)
         if resume and checkpoint is not None:
             state.restore(load_checkpoint(checkpoint))
@@ -156,7 +158,7 @@ class PPM:
         self, problem: InverseProblem, starts: Tensor | None, generator: torch.Generator, dtype: torch.dtype
     ) -> tuple[RunState, Scale]:
         smin, smax = self._range(problem)
-        scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
+        scale = prior_scale(problem, 64, generator, torch.zeros((), dtype=dtype, device=generator.device))
         family, auxiliary = self.family.build(problem, scale, smin, generator, starts)
         window = 0.05 * self.steps
         state = RunState(family, auxiliary, generator, smin, smax, window=window, damping=self.damping)

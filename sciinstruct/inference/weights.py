@@ -49,7 +49,7 @@ def make_reference(
         r = function(means).double()
     c = family.covariances().double()
     noise = smoothing**2 * torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
-    values, vectors = torch.linalg.eigh(local.covariance)
+    values, vectors = local.values, local.vectors
     shift = (vectors.mT @ (means.double() - local.mean)[..., None])[..., 0]
     rotated = (vectors * (vectors.mT @ c.mT).mT).sum(1)  # diagonal of V^T C V
     ratio = (rotated + smoothing**2) / (values + smoothing**2)

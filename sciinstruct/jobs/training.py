@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sciinstruct.priors.network import NetworkPrior
 
 BLACKHOLES = "blackholes"
+_LOG_OFFSET = 0.2  # of the mean brightness: fainter than an array's dynamic range of about 1:100 shows
+_FLUX_SCATTER = 0.1  # of ln flux, so that no direction of the law is exactly thin
 
 
 def train_from(
@@ -84,6 +86,7 @@ def train_from(
         folder,
         network=UNetConfig(multipliers=(1, 2, 2, 2)),
         augment=dihedral if data == BLACKHOLES else None,
+        log_offset=_LOG_OFFSET if data == BLACKHOLES else None,
         about=about,
         device=where,
         resume=resume,
@@ -101,8 +104,9 @@ def _images(
         skies = simulate_blackholes(
             n_images, npix, fov or 128.0, generator=torch.Generator().manual_seed(seed), progress=progress
         )
+        flux = torch.randn(n_images, 1, 1, 1, generator=torch.Generator().manual_seed(seed + 1))
         limits = ["toy models, not general-relativistic simulations"]
-        return skies.images, {
+        return skies.images * (_FLUX_SCATTER * flux).exp(), {
             "data": f"{n_images} simulated skies, seed {seed}",
             "units": "mean brightness",
             "limits": limits,

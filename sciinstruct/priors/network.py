@@ -18,6 +18,7 @@ from sciinstruct.priors.base import Prior
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FORMAT = 1
+_LARGEST_LOG = 20.0  # brightness e^20: an optimiser that strays that far must not overflow
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Card:
     sigma_range : tuple of float
         Noise levels it was trained for, in its own units.
     scale, shift : float
-        ``physical = scale * x + shift``.
+        ``physical = scale * x + shift``, or its exponential, see `log_offset`.
+    log_offset : float, optional
+        If given, the prior is one of log brightness: ``physical = exp(scale * x + shift) - log_offset``, in units of the
+        images. Positive images of high contrast are far closer to locally Gaussian in the logarithm.
     sigma_data : float
         Standard deviation of the images in its own units.
     architecture : dict
@@ -64,6 +68,7 @@ class Card:
     shift: float
     sigma_data: float
     architecture: dict[str, Any]
+    log_offset: float | None = None
     units: str = ""
     pixel: dict[str, Any] = field(default_factory=dict)
     name: str = ""
@@ -127,6 +132,21 @@ class NetworkPrior(Prior):
         self.card = card
         self.event_shape, self.sigma_range = card.event_shape, card.sigma_range
         self.scale, self.shift = card.scale, card.shift
+
+    def to_physical(self, x: Tensor) -> Tensor:
+        """Map the prior's units to those of the images it was trained on."""
+        linear = self.scale * x + self.shift
+        if self.card.log_offset is None:
+            return linear
+        return linear.clamp(max=_LARGEST_LOG).exp() - self.card.log_offset
+
+    def from_physical(self, image: Tensor) -> Tensor:
+        """Inverse of `to_physical`; raises ValueError below the image values a logarithmic prior knows."""
+        if self.card.log_offset is not None:
+            if not (image > -self.card.log_offset).all():
+                raise ValueError(f"images must stay above {-self.card.log_offset}, got {float(image.min()):.3g}")
+            image = (image + self.card.log_offset).log()
+        return (image - self.shift) / self.scale
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Expectation of the clean image, shape and dtype of `x` (B, *event_shape); `sigma` a number or (B,)."""

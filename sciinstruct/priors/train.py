@@ -30,6 +30,7 @@ def train_prior(
     *,
     network: UNetConfig | None = None,
     augment: Augmentation | None = None,
+    log_offset: float | None = None,
     about: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
     resume: bool = True,
@@ -51,6 +52,8 @@ def train_prior(
     augment : callable, optional
         ``augment(images, generator) -> images``, e.g. `sciinstruct.diffusion.dihedral` where the law of the images has
         that symmetry.
+    log_offset : float, optional
+        Learn the law of ``log(image + log_offset)`` instead: for positive images of high contrast. Tensors and arrays only.
     about : dict, optional
         Fields of `Card` to fill in: name, description, data, units, pixel, licence, command, limits.
     resume : bool
@@ -72,7 +75,7 @@ def train_prior(
     """
     config, folder = config or PriorTraining(), Path(out_dir)
     engine = make_engine(device)
-    source = ImageData(images)
+    source = ImageData(images if log_offset is None else _logarithm(images, log_offset))
     mean, std, digest = source.survey()
     shape = source.shape
     network = network or UNetConfig(in_channels=shape[0], out_channels=shape[0])
@@ -84,7 +87,7 @@ def train_prior(
     start = time.perf_counter()
     fit(state, draw, config, folder=folder, data=digest, progress=progress, callback=callback)
     card = _card(state, config, network, shape, about or {}, digest)
-    card = replace(card, scale=scale, shift=mean, seconds=round(time.perf_counter() - start, 1))
+    card = replace(card, scale=scale, shift=mean, log_offset=log_offset, seconds=round(time.perf_counter() - start, 1))
     prior = NetworkPrior(state.averaged(), card)
     if engine.rank > 0:
         return prior
@@ -92,6 +95,15 @@ def train_prior(
     prior = NetworkPrior.load(folder, precision=config.precision).to(engine.device)
     save_sample_grid(prior, folder / SAMPLES)
     return prior
+
+
+def _logarithm(images: Any, offset: float) -> Tensor:
+    if isinstance(images, str | os.PathLike):
+        images = np.load(images, allow_pickle=False)
+    values = torch.as_tensor(images)
+    if not isinstance(images, Tensor | np.ndarray) or not (values > -offset).all():
+        raise ValueError(f"log_offset needs a tensor or array of images whose pixels all exceed {-offset}")
+    return (values + offset).log()
 
 
 def _batches(

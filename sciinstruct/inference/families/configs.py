@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sciinstruct.core import InverseProblem
+from sciinstruct.diffusion import default_solver
 from sciinstruct.inference.auxiliary import Auxiliary, GaussianFit, NetworkScore, ParticleScore, auxiliary_network
 from sciinstruct.inference.families.base import Family
 from sciinstruct.inference.families.mixture import FullGaussianMixture, GaussianMixtureFamily, LowRankGaussianMixture
@@ -31,7 +32,8 @@ class Scale(NamedTuple):
 
 def prior_scale(problem: InverseProblem, n: int, generator: torch.Generator | None, like: Tensor) -> Scale:
     """Draw `n` images of the prior and measure their spread."""
-    draws = problem.prior.sample(n, generator=generator, dtype=like.dtype, device=like.device)
+    quick = default_solver(problem.prior.sigma_range, 16)  # good enough to start from
+    draws = problem.prior.sample(n, solver=quick, generator=generator, dtype=like.dtype, device=like.device)  # type: ignore[operator]
     return Scale(draws, float(draws.var(0).mean().sqrt()))
 
 
@@ -40,7 +42,7 @@ def more_draws(problem: InverseProblem, scale: Scale, n: int, generator: torch.G
     have = scale.draws[:n]
     if len(have) == n:
         return have
-    rest = problem.prior.sample(n - len(have), generator=generator, dtype=have.dtype, device=have.device)
+    rest = problem.prior.sample(n - len(have), generator=generator, dtype=have.dtype, device=have.device)  # type: ignore[operator]
     return torch.cat([have, rest])
 
 
@@ -72,13 +74,13 @@ class Mixture:
     rank : int, optional
         Rank of the low-rank part of each covariance; None learns full covariances.
     laplace_levels : tuple of float
-        Noise levels, in units of the prior's standard deviation, at which the prior is made locally Gaussian to start each component
-        from a Laplace approximation; empty starts from draws of the prior with a spherical covariance.
+        Noise levels, in units of the prior's standard deviation, at which the prior is made locally Gaussian to start
+        each component from a Laplace approximation; empty starts from draws of the prior with a spherical covariance.
     """
 
     components: int = 8
     rank: int | None = 32
-    laplace_levels: tuple[float, ...] = (1.0, 0.3, 0.1)
+    laplace_levels: tuple[float, ...] = (0.5, 0.1)
 
     def build(
         self,
@@ -113,8 +115,7 @@ class Mixture:
         if not self.laplace_levels:
             return isotropic_frames(x, 0.5 * sd)
         levels = tuple(level * sd for level in self.laplace_levels)
-        frames, _ = laplace_frames(problem, x, levels, smallest=0.5 * sigma_min, widest=3 * sd, generator=generator)
-        return frames
+        return laplace_frames(problem, x, levels, smallest=0.5 * sigma_min, widest=3 * sd, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ class Particles:
     tau : float
         Kernel width in units of the prior's standard deviation.
     auxiliary : {"gaussian", "network", "exact"}
-        Score of the law: a Gaussian fit, an online network, or the exact kernel mixture (which under-disperses above a few
-        dimensions: see the warnings of the run).
+        Score of the law: a Gaussian fit, an online network, or the exact kernel mixture (which under-disperses above a
+        few dimensions: see the warnings of the run).
     """
 
     count: int = 64
