@@ -246,4 +246,6 @@ def _unit(z: Tensor) -> tuple[Tensor, Tensor]:
 def _damped_solve(matrix: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     scale = matrix.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(scale > 0, scale * damping[..., None], 1.0)
-    return torch.linalg.solve(matrix + scale.diag_embed(), gradient)
+    # the damped normal matrix is positive definite; batched LU hangs in some builds of MKL with several threads
+    chol = torch.linalg.cholesky(matrix + scale.diag_embed())
+    return torch.cholesky_solve(gradient[..., None], chol)[..., 0]

@@ -76,6 +76,7 @@ class InterferometryLikelihood(BaseLikelihood):
             raise ValueError(f"terms must be at least one, of different names, got {names}")
         self.operator, self.observation, self.terms, self.flux = operator, observation, tuple(terms), float(flux)
         self.domain_shape = operator.domain_shape
+        self._designs: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.counts = {term.name: term.n for term in self.terms}
         self.noise_budget = {term.name: term.budget for term in self.terms}
 
@@ -169,6 +170,37 @@ class InterferometryLikelihood(BaseLikelihood):
         """Whitened residuals of all terms, (B, n)."""
         vis, sky = self._model(image)
         return torch.cat([term.residuals(vis, sky) for term in self.terms], 1)
+
+    def linearise(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened residuals (B, n) and Jacobians (B, n, D): by the visibilities, of which there are fewer than pixels.
+
+        Terms that look at the sky itself (flux, centroid) contribute their own gradient in the image.
+        """
+        vis, sky = (value.detach() for value in self._model(image))
+        unit = self.to_jy(torch.ones((), dtype=sky.dtype, device=sky.device))
+        design = self._design(sky)
+        rows, values = [], []
+        for v, s in zip(vis, sky):
+            n = sum(term.n for term in self.terms)
+            many_v = torch.view_as_real(v).expand(n, *v.shape, 2).clone().requires_grad_()
+            many_s = s.expand(n, *s.shape).clone().requires_grad_()
+            r = torch.cat([term.residuals(torch.view_as_complex(many_v), many_s) for term in self.terms], 1)
+            eye = torch.eye(n, dtype=r.dtype, device=r.device)
+            by_v, by_s = torch.autograd.grad(r, (many_v, many_s), eye, allow_unused=True)
+            row = (by_v[..., 0] @ design.real + by_v[..., 1] @ design.imag) if by_v is not None else 0.0
+            row = row + by_s.flatten(1) if by_s is not None else row
+            rows.append(row * unit)
+            values.append(r[0].detach())
+        return torch.stack(values), torch.stack(rows)
+
+    def _design(self, like: Tensor) -> Tensor:
+        """The visibility operator as a matrix, complex (M, D), made once per dtype and device."""
+        key = (like.dtype, like.device)
+        if key not in self._designs:
+            size = self.operator.npix
+            eye = torch.eye(size * size, dtype=like.dtype, device=like.device).reshape(-1, 1, size, size)
+            self._designs[key] = self.operator(eye).T
+        return self._designs[key]
 
     def chi2(self, image: Tensor) -> dict[str, Tensor]:
         """Mean squared residual per term, each (B,)."""

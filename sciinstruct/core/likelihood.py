@@ -37,6 +37,18 @@ class BaseLikelihood(nn.Module, ABC):
         """Whitened residuals (B, n), for Gauss-Newton starts; raises NotImplementedError where none exist."""
         raise NotImplementedError(f"{type(self).__name__} has no whitened residuals")
 
+    def linearise(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened residuals (B, n) and their Jacobians in the flattened image (B, n, D), without a graph."""
+        rows, values = [], []
+        for one in image.detach():
+            n = self.residuals(one[None]).shape[1]
+            copies = one.expand(n, *one.shape).clone().requires_grad_()
+            r = self.residuals(copies)
+            eye = torch.eye(n, dtype=r.dtype, device=r.device)
+            rows.append(torch.autograd.grad(r, copies, eye)[0].flatten(1))
+            values.append(r[0].detach())
+        return torch.stack(values), torch.stack(rows)
+
     def score(self, image: Tensor) -> Tensor:
         """Gradient of the log-likelihood in the image, shape of `image`."""
         with torch.enable_grad():

@@ -1,7 +1,8 @@
 """Posterior inference: principled posterior matching, and the methods it is compared with."""
 
 from sciinstruct.inference.amortized import AmortizedPPM
+from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.families.configs import Generator, Mixture, Particles
 from sciinstruct.inference.ppm import PPM
 
-__all__ = ["PPM", "AmortizedPPM", "Generator", "Mixture", "Particles"]
+__all__ = ["AnnealedGaussNewton", "PPM", "AmortizedPPM", "Generator", "Mixture", "Particles"]

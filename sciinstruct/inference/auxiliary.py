@@ -148,7 +148,7 @@ class NetworkScore(Auxiliary):
         self.warmup = 0
         for p in self.network.parameters():
             p.requires_grad_(False)
-        return float(loss)
+        return float(loss.detach())
 
     def dump(self) -> dict[str, Any]:
         """Network, optimiser, and whether the warm-up is over."""

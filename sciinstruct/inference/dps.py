@@ -12,7 +12,7 @@ from torch import Tensor
 from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator, randn_like, track
 from sciinstruct.core.checks import check_positive
 from sciinstruct.diffusion import vp_time
-from sciinstruct.inference.families.configs import prior_scale
+from sciinstruct.inference.scale import prior_scale
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sciinstruct.core import InverseProblem, Posterior, randn_like
 from sciinstruct.inference.families import GaussianMixtureFamily
-from sciinstruct.inference.families.configs import Scale
-from sciinstruct.inference.modes import merge_components, pool
+from sciinstruct.inference.modes import cluster_images, merge_components, pool
 from sciinstruct.inference.run_state import RunState
+from sciinstruct.inference.scale import Scale
 from sciinstruct.inference.weights import WeightEstimate, estimate_weights, make_reference
 
 
@@ -45,7 +45,7 @@ class FittedPosterior:
         s = self.state
         x = s.family.sample(n_samples, s.generator)
         x = x + s.smin * randn_like(x, s.generator)
-        diagnostics = self._diagnostics()
+        diagnostics = self._diagnostics() | self._image_modes(x)
         diagnostics["warnings"] = self._warnings(x, diagnostics)
         return Posterior(self.problem.prior.to_physical(x), self.problem.coordinates, self.attributes, diagnostics)
 
@@ -79,6 +79,22 @@ class FittedPosterior:
             "component_mode": labels.tolist(),
             "component_free_energy": w.cost.tolist(),
             "log_evidence_bound": float(-(w.weights * (w.cost + w.weights.clamp(min=1e-30).log())).sum()),
+        }
+
+    def _image_modes(self, x: Tensor) -> dict[str, Any]:
+        """Clusters of alike samples, for laws whose components have no weights of their own."""
+        if self.weights is not None or x.ndim != 4:
+            return {}
+        with torch.no_grad():
+            blurred = self.problem.prior.to_physical(self.problem.prior.denoise(x, self.scale.sd))
+        labels = cluster_images(blurred)
+        share = torch.bincount(labels).double() / len(labels)
+        error = (share * (1 - share) / len(labels)).sqrt()
+        return {
+            "mode_weights": share.tolist(),
+            "mode_weights_sd": error.tolist(),
+            "sample_mode": labels.tolist(),
+            "mode_weights_from": "shares of independent starts: matching moves particles within modes only",
         }
 
     def _warnings(self, x: Tensor, found: dict[str, Any]) -> list[str]:

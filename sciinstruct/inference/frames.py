@@ -8,7 +8,7 @@ trained.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,13 +110,13 @@ def local_gaussians(
 def _jacobian_eigen(
     function: Callable[[Tensor], Tensor], x: Tensor, probes: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (K, D) and eigenvectors (K, D, D) of symmetric Jacobians, exact or by Nystrom's method (Tropp 2017)."""
+    """Eigenvalues (K, D) and eigenvectors (K, D, D) of symmetric Jacobians, exact or Nystrom's (Tropp 2017)."""
     dim = x[0].numel()
     if dim <= probes:
         j = jacobian(function, x).double()
         value, vector = torch.linalg.eigh(0.5 * (j + j.mT))
         return value, vector
-    like = {"generator": generator, "dtype": torch.float64, "device": x.device}
+    like: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": x.device}
     omega = torch.linalg.qr(torch.randn(dim, probes, **like))[0]
     y = jacobian(function, x, omega.T.to(x.dtype)).double().mT  # (K, D, r)
     core = omega.T @ y
@@ -202,9 +202,9 @@ def laplace_frames(
 ) -> Frames:
     """Walk `starts` (K, *event) towards the posterior and return the Laplace frame of each.
 
-    At each level of `levels` (falling) the prior is replaced by its local Gaussian model and `iterations` Gauss-Newton steps
-    with a line search are taken, with randomised data until the last level, so that different starts stay different where
-    the data leave room. The first level starts with inflated data errors.
+    At each level of `levels` (falling) the prior is replaced by its local Gaussian model and `iterations` Gauss-Newton
+    steps with a line search are taken, with randomised data until the last level, so that different starts stay
+    different where the data leave room. The first level starts with inflated data errors.
     """
     dtype, x = starts.dtype, starts.clone()
     with torch.no_grad():

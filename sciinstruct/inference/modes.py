@@ -9,9 +9,9 @@ from sciinstruct.inference.families.mixture import GaussianMixtureFamily
 def merge_components(family: GaussianMixtureFamily) -> Tensor:
     r"""Label each component with its mode, (K,) int64, modes numbered by falling weight.
 
-    Two components belong to one mode if the mixture's density has no valley of a nat or more half-way between their means, or
-    if the means differ by less than half of what two draws of a component do,
-    :math:`4 |\mu_i - \mu_j|^2 < tr C_i + tr C_j`, directly or through others.
+    Two components belong to one mode if the mixture's density has no valley of a nat or more half-way between their
+    means, or if the means differ by less than half of what two draws of a component do, :math:`4 |\mu_i - \mu_j|^2 < tr
+    C_i + tr C_j`, directly or through others.
     """
     means, k = family.means.detach(), family.n_components
     spread = family.variances().sum(1)
@@ -41,3 +41,22 @@ def pool(values: Tensor, labels: Tensor) -> Tensor:
     """Sum `values` (K,) over components with the same label; one entry per mode."""
     total = torch.zeros(int(labels.max()) + 1, dtype=values.dtype, device=values.device)
     return total.index_add_(0, labels, values)
+
+
+def cluster_images(images: Tensor, least_correlation: float = 0.6) -> Tensor:
+    """Label images (n, *event) by likeness, (n,) int64, clusters numbered by falling size.
+
+    Average-linkage clusters of the Pearson correlation between images, cut at `least_correlation`.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(images) == 1:
+        return torch.zeros(1, dtype=torch.int64)
+    distance = (1 - torch.corrcoef(images.flatten(1).double().cpu())).clamp(min=0).numpy()
+    tree = linkage(squareform(distance, checks=False), method="average")
+    labels = torch.from_numpy(fcluster(tree, 1 - least_correlation, criterion="distance")).long() - 1
+    order = torch.bincount(labels).argsort(descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return rank[labels]

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator, track
+from sciinstruct.core.interrupt import deferred_interrupt
 from sciinstruct.divergences import Divergence
+from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.checkpoint import load_checkpoint, save_checkpoint
 from sciinstruct.inference.families import Generator, Mixture, Particles
-from sciinstruct.inference.families.configs import Scale, prior_scale
 from sciinstruct.inference.fitted import FittedPosterior
 from sciinstruct.inference.run_state import RunState
+from sciinstruct.inference.scale import Scale, prior_scale
 from sciinstruct.inference.steps import auxiliary_step, level_step, score_step
 
 
@@ -64,8 +66,14 @@ class PPM:
     sigma_max: float | None = None
     anneal_from: float | None = None
     anneal_share: float = 0.6
-    weight_rounds: int = 128
+    weight_rounds: int = 512
     divergence: Divergence = field(default_factory=Divergence)
+
+    @classmethod
+    def for_trained_prior(cls, particles: int = 256, *, steps: int = 120, batch: int = 64) -> "PPM":
+        """Settings for a trained image prior: particles from annealing, then matched with a trained auxiliary score."""
+        family = Particles(particles, auxiliary="network", warmup=150, start=AnnealedGaussNewton())
+        return cls(family=family, steps=steps, batch=batch, learning_rate=0.003, damping=1e-8)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 1 <= self.groups <= self.batch:
@@ -133,33 +141,60 @@ class PPM:
         dtype: torch.dtype = torch.float32,
     ) -> FittedPosterior:
         """As `run`, but return the law; `starts` (K, *event), in the prior's units, replace draws of the prior."""
-        state, scale = self._start(problem, starts, make_generator(generator), dtype)
-        if resume and checkpoint is not None:
-            state.restore(load_checkpoint(checkpoint))
         began = time.perf_counter()
-        try:
-            for step in track(range(state.step, self.steps), progress=progress, description="posterior matching"):
-                info = self._step(problem, state, scale.sd)
-                if callback is not None:
-                    callback(step, info)
-                if checkpoint is not None and state.step % max(1, self.steps // 10) == 0:
-                    save_checkpoint(checkpoint, state.dump())
-        except (KeyboardInterrupt, SolverError):
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, state.dump())
-            raise
+        saved = load_checkpoint(checkpoint) if resume and checkpoint is not None else None
+        if saved is not None and starts is None and isinstance(self.family, Particles):
+            starts = torch.zeros(self.family.count, *problem.prior.event_shape, dtype=dtype)  # the file has them
+        g = make_generator(generator)
+        state, scale = self._start(problem, starts, g, dtype, progress)
+        if saved is not None:
+            state.restore(saved)
+        self._loop(problem, state, scale.sd, progress, callback, checkpoint)
         state.use_average()
         attributes = {"solver": "PPM", "settings": asdict(self), "preserves_bayes": self.divergence.preserves_bayes}
+        attributes["seed"] = g.initial_seed()
         fitted = FittedPosterior(problem, state, scale, attributes, self.weight_rounds, self.groups)
         attributes["seconds"] = time.perf_counter() - began
         return fitted
 
+    def _loop(
+        self,
+        problem: InverseProblem,
+        state: RunState,
+        sd: float,
+        progress: bool,
+        callback: Callback | None,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        """Take the steps; on failure or interruption, which takes effect between steps, keep the last good state."""
+        if checkpoint is not None and state.step == 0:
+            save_checkpoint(checkpoint, state.dump())  # the start can be the longest part
+        try:
+            with deferred_interrupt() as interrupted:
+                for step in track(range(state.step, self.steps), progress=progress, description="posterior matching"):
+                    info = self._step(problem, state, sd)
+                    if callback is not None:
+                        callback(step, info)
+                    if checkpoint is not None and state.step % max(1, self.steps // 10) == 0:
+                        save_checkpoint(checkpoint, state.dump())
+                    if interrupted():
+                        raise KeyboardInterrupt
+        except (KeyboardInterrupt, SolverError):
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, state.dump())
+            raise
+
     def _start(
-        self, problem: InverseProblem, starts: Tensor | None, generator: torch.Generator, dtype: torch.dtype
+        self,
+        problem: InverseProblem,
+        starts: Tensor | None,
+        generator: torch.Generator,
+        dtype: torch.dtype,
+        progress: bool,
     ) -> tuple[RunState, Scale]:
         smin, smax = self._range(problem)
-        scale = prior_scale(problem, 64, generator, torch.zeros((), dtype=dtype, device=generator.device))
-        family, auxiliary = self.family.build(problem, scale, smin, generator, starts)
+        scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
+        family, auxiliary = self.family.build(problem, scale, smin, generator, starts, progress)
         window = 0.05 * self.steps
         state = RunState(family, auxiliary, generator, smin, smax, window=window, damping=self.damping)
         return state, scale

@@ -16,7 +16,7 @@ _WEIGHT_RATE = 0.02  # of the component weights while modes form
 def level_step(
     problem: InverseProblem, state: RunState, lo: float, groups: int, batch: int, rate: float
 ) -> dict[str, float]:
-    """Step on the integral over noise levels with an exact score: pulls from afar, and moves weights while modes form."""
+    """Step on the integral over noise levels with an exact score: pulls from afar, moves weights as modes form."""
     family, g = state.family, state.generator
     assert isinstance(family, ClosedFormFamily)
     draw = family.draw(groups, batch // groups, g)
@@ -64,6 +64,6 @@ def _check(step: int, **terms: Tensor) -> None:
     for name, value in terms.items():
         if not torch.isfinite(value).all():
             raise SolverError(
-                f"the {name} term became NaN or infinite at step {step}; lower learning_rate, or check that data and prior "
-                "are in the units they claim"
+                f"the {name} term became NaN or infinite at step {step}; lower learning_rate, "
+                "or check that data and prior are in the units they claim"
             )

@@ -54,7 +54,8 @@ def make_reference(
     rotated = (vectors * (vectors.mT @ c.mT).mT).sum(1)  # diagonal of V^T C V
     ratio = (rotated + smoothing**2) / (values + smoothing**2)
     kl = 0.5 * (ratio + shift.square() / (values + smoothing**2) - 1).sum(-1)
-    kl = kl + 0.5 * ((values + smoothing**2).log().sum(-1) - torch.linalg.slogdet(c + noise)[1])
+    root = torch.linalg.cholesky(c + noise)  # batched LU (slogdet) hangs in some builds of MKL with several threads
+    kl = kl + 0.5 * (values + smoothing**2).log().sum(-1) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     data = 0.5 * (r.square().sum(-1) + (j * (j @ (c + noise))).sum((-1, -2)))
     return Reference(local.mean, values, vectors, j, r, kl + data)
 

@@ -209,7 +209,7 @@ def reconstruct_observation(
     folder, where = writable_folder(out), usable_device(device)
     settings = {"prior": prior, "flux": flux, "systematic": systematic, "terms": terms, "seed": seed, **(about or {})}
     problem = interferometry_problem(observation, prior, flux=flux, systematic=systematic, terms=terms, device=where)
-    solver = solver or PPM()
+    solver = solver or PPM.for_trained_prior(n_samples)
     checkpoint = claim(folder, {**settings, "solver": repr(solver)}, resume)
     posterior = solver.run(
         problem,

@@ -105,9 +105,14 @@ def _images(
             n_images, npix, fov or 128.0, generator=torch.Generator().manual_seed(seed), progress=progress
         )
         flux = torch.randn(n_images, 1, 1, 1, generator=torch.Generator().manual_seed(seed + 1))
-        limits = ["toy models, not general-relativistic simulations"]
+        limits = [
+            "toy models, not general-relativistic simulations",
+            "sources larger than the field of view, or further than about 10 microarcseconds off centre, are outside the law",
+        ]
         return skies.images * (_FLUX_SCATTER * flux).exp(), {
             "data": f"{n_images} simulated skies, seed {seed}",
+            "description": "Log brightness of simulated black holes, with a fifth of skies that hold no ring",
+            "licence": "BSD-3-Clause",
             "units": "mean brightness",
             "limits": limits,
         }

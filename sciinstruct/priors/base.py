@@ -28,7 +28,8 @@ class Prior(Denoiser):
         n : int
             Number of images.
         solver : callable, optional
-            ``solver(denoise, x, generator=...) -> Tensor`` as in `sciinstruct.diffusion`; default SA-Solver, 40 evaluations.
+            ``solver(denoise, x, generator=...) -> Tensor`` as in `sciinstruct.diffusion`; default SA-Solver, 40
+            evaluations.
 
         Returns
         -------

@@ -34,8 +34,8 @@ class Card:
     scale, shift : float
         ``physical = scale * x + shift``, or its exponential, see `log_offset`.
     log_offset : float, optional
-        If given, the prior is one of log brightness: ``physical = exp(scale * x + shift) - log_offset``, in units of the
-        images. Positive images of high contrast are far closer to locally Gaussian in the logarithm.
+        If given, the prior is one of log brightness: ``physical = exp(scale * x + shift) - log_offset``, in units of
+        the images. Positive images of high contrast are far closer to locally Gaussian in the logarithm.
     sigma_data : float
         Standard deviation of the images in its own units.
     architecture : dict

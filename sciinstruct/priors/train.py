@@ -53,7 +53,8 @@ def train_prior(
         ``augment(images, generator) -> images``, e.g. `sciinstruct.diffusion.dihedral` where the law of the images has
         that symmetry.
     log_offset : float, optional
-        Learn the law of ``log(image + log_offset)`` instead: for positive images of high contrast. Tensors and arrays only.
+        Learn the law of ``log(image + log_offset)`` instead: for positive images of high contrast. Tensors and arrays
+        only.
     about : dict, optional
         Fields of `Card` to fill in: name, description, data, units, pixel, licence, command, limits.
     resume : bool

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from sciinstruct.core import InverseProblem
-from sciinstruct.diffusion import default_solver
+from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.auxiliary import Auxiliary, GaussianFit, NetworkScore, ParticleScore, auxiliary_network
 from sciinstruct.inference.families.base import Family
 from sciinstruct.inference.families.mixture import FullGaussianMixture, GaussianMixtureFamily, LowRankGaussianMixture
 from sciinstruct.inference.families.networks import residual_network
 from sciinstruct.inference.families.particles import GeneratorFamily, ParticleFamily
 from sciinstruct.inference.frames import Frames, isotropic_frames, laplace_frames
+from sciinstruct.inference.scale import Scale, more_draws
 
 
 class Law(NamedTuple):
@@ -21,29 +22,6 @@ class Law(NamedTuple):
 
     family: Family
     auxiliary: Auxiliary | None
-
-
-class Scale(NamedTuple):
-    """Draws of the prior and their overall standard deviation."""
-
-    draws: Tensor  # (n, *event)
-    sd: float  # root mean variance per coordinate
-
-
-def prior_scale(problem: InverseProblem, n: int, generator: torch.Generator | None, like: Tensor) -> Scale:
-    """Draw `n` images of the prior and measure their spread."""
-    quick = default_solver(problem.prior.sigma_range, 16)  # good enough to start from
-    draws = problem.prior.sample(n, solver=quick, generator=generator, dtype=like.dtype, device=like.device)  # type: ignore[operator]
-    return Scale(draws, float(draws.var(0).mean().sqrt()))
-
-
-def more_draws(problem: InverseProblem, scale: Scale, n: int, generator: torch.Generator | None) -> Tensor:
-    """`n` draws of the prior, the ones at hand first."""
-    have = scale.draws[:n]
-    if len(have) == n:
-        return have
-    rest = problem.prior.sample(n - len(have), generator=generator, dtype=have.dtype, device=have.device)  # type: ignore[operator]
-    return torch.cat([have, rest])
 
 
 def spread(problem: InverseProblem, scale: Scale, k: int, generator: torch.Generator | None) -> Tensor:
@@ -78,17 +56,18 @@ class Mixture:
         each component from a Laplace approximation; empty starts from draws of the prior with a spherical covariance.
     """
 
-    components: int = 8
+    components: int = 32
     rank: int | None = 32
-    laplace_levels: tuple[float, ...] = (0.5, 0.1)
+    laplace_levels: tuple[float, ...] = (0.6, 0.2)
 
     def build(
         self,
         problem: InverseProblem,
         scale: Scale,
         sigma_min: float,
-        generator: torch.Generator | None,
+        generator: torch.Generator,
         starts: Tensor | None = None,
+        progress: bool = False,
     ) -> Law:
         """Make the law at its start; `starts` (K, *event) replaces draws of the prior."""
         return Law(self.build_mixture(problem, scale, sigma_min, generator, starts), None)
@@ -127,34 +106,50 @@ class Particles:
     count : int
         Number of particles.
     tau : float
-        Kernel width in units of the prior's standard deviation.
+        Kernel width in units of the prior's standard deviation; unused with the Gaussian fit.
     auxiliary : {"gaussian", "network", "exact"}
-        Score of the law: a Gaussian fit, an online network, or the exact kernel mixture (which under-disperses above a
-        few dimensions: see the warnings of the run).
+        Score of the law: a Gaussian fit, an online network (a copy of a trained prior's, where there is one), or the
+        exact kernel mixture, which under-disperses above a few dimensions.
+    warmup, auxiliary_steps : int
+        Fits of the auxiliary network before the first step, and per step.
+    start : AnnealedGaussNewton, optional
+        How the particles start; None starts at draws of the prior.
     """
 
     count: int = 64
-    tau: float = 0.05
+    tau: float = 0.02
     auxiliary: Literal["gaussian", "network", "exact"] = "gaussian"
+    warmup: int = 300
+    auxiliary_steps: int = 2
+    start: AnnealedGaussNewton | None = None
 
     def build(
         self,
         problem: InverseProblem,
         scale: Scale,
         sigma_min: float,
-        generator: torch.Generator | None,
+        generator: torch.Generator,
         starts: Tensor | None = None,
+        progress: bool = False,
     ) -> Law:
-        """Make the law at draws of the prior, or at `starts` (K, *event)."""
-        points = starts if starts is not None else more_draws(problem, scale, self.count, generator)
+        """Make the law at its start, or at `starts` (K, *event)."""
+        points = starts if starts is not None else self._points(problem, scale, generator, progress)
         tau = 0.0 if self.auxiliary == "gaussian" else self.tau * scale.sd
         family = ParticleFamily(points, scale.sd, tau)
         if self.auxiliary == "gaussian":
             return Law(family, GaussianFit(self.count))
         if self.auxiliary == "exact":
             return Law(family, ParticleScore(family))
+        trained = isinstance(getattr(problem.prior, "denoiser", None), nn.Module)
         network = auxiliary_network(problem.prior, family.event_shape, scale.sd, points)
-        return Law(family, NetworkScore(network, scale.sd))
+        rate = 5e-4 if trained else 2e-3  # a trained copy only has to follow
+        score = NetworkScore(network, scale.sd, steps=self.auxiliary_steps, warmup=self.warmup, learning_rate=rate)
+        return Law(family, score)
+
+    def _points(self, problem: InverseProblem, scale: Scale, generator: torch.Generator, progress: bool) -> Tensor:
+        if self.start is None:
+            return more_draws(problem, scale, self.count, generator)
+        return self.start.walk(problem, self.count, generator, dtype=scale.draws.dtype, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -181,8 +176,9 @@ class Generator:
         problem: InverseProblem,
         scale: Scale,
         sigma_min: float,
-        generator: torch.Generator | None,
+        generator: torch.Generator,
         starts: Tensor | None = None,
+        progress: bool = False,
     ) -> Law:
         """Make the law at its start."""
         base = self.start.build_mixture(problem, scale, sigma_min, generator, starts)
