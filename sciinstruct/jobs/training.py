@@ -107,7 +107,7 @@ def _images(
         flux = torch.randn(n_images, 1, 1, 1, generator=torch.Generator().manual_seed(seed + 1))
         limits = [
             "toy models, not general-relativistic simulations",
-            "sources larger than the field of view, or further than about 10 microarcseconds off centre, are outside the law",
+            "sources wider than the field of view or over 10 microarcseconds off centre are outside the law",
         ]
         return skies.images * (_FLUX_SCATTER * flux).exp(), {
             "data": f"{n_images} simulated skies, seed {seed}",
