@@ -35,12 +35,12 @@ PLANE_PPM = PPM(
     weight_rounds=256,
 )
 FIELD_PPM = PPM(
-    family=Mixture(components=16, rank=32, laplace_levels=(0.6, 0.2)),
-    steps=200,
-    batch=64,
-    groups=4,
+    family=Mixture(components=32, rank=32, laplace_levels=(0.6, 0.2)),
+    steps=100,
+    batch=96,
+    groups=3,
     learning_rate=0.01,
-    weight_rounds=128,
+    weight_rounds=384,
 )
 BASELINES = {"RED-diff": RedDiff(), "RED-diff, published": RedDiff(weight=0.25, level_power=1.0), "DPS": DPS()}
 METHODS = ("exact", "PPM", *BASELINES)
@@ -87,10 +87,12 @@ def mode_shares(problem: ExactProblem, samples: Tensor) -> Tensor:
     return torch.bincount(labels, minlength=len(problem.posterior.weights)).double() / len(samples)
 
 
-def one_draw(family: Family, seed: int) -> dict[str, dict]:
-    """All methods on one problem; 'exact' stands for as many draws of the posterior itself."""
-    problem, results = family.make(seed), {}
+def one_draw(family: Family, seed: int, kept: dict[str, dict]) -> dict[str, dict]:
+    """All methods on one problem that `kept` lacks; 'exact' stands for as many draws of the posterior itself."""
+    problem, results = family.make(seed), dict(kept)
     for method in METHODS:
+        if method in kept:
+            continue
         generator = torch.Generator().manual_seed(1000 + seed)
         began = time.perf_counter()
         if method == "exact":
@@ -184,12 +186,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/exact_posteriors.json"))
+    parser.add_argument("--redo", help="compute this method afresh and keep the others' results from the file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    before = json.loads(arguments.out.read_text())["draws"] if arguments.redo else {}
     record = {name: [] for name in families()}
     for seed in range(arguments.draws):
         for name, family in families().items():
-            record[name].append(one_draw(family, seed))
+            old = before[name][seed] if arguments.redo else {}
+            record[name].append(one_draw(family, seed, {k: v for k, v in old.items() if k != arguments.redo}))
         text = markdown(record, seed + 1)
         summary = {name: summarise(draws) for name, draws in record.items()}
         with atomic_path(arguments.out) as path:

@@ -151,13 +151,17 @@ def _step(
     """Gauss-Newton step for |residual - target|^2 + |z - centre|^2 / r^2, shortened until the cost falls."""
     offset = (centre - z).flatten(1)
     linear = residual - target + (jacobian @ offset[..., None])[..., 0]
-    # float64, and lifted by rounding's size, as far from the data the Jacobians of closures are huge; Cholesky, as
-    batched LU # hangs in some builds of MKL with several threads wide = jacobian.double().nan_to_num() matrix = r**2 *
-    wide @ wide.mT lift = 1 + 1e-12 * matrix.diagonal(dim1=-2, dim2=-1).sum(-1) chol = torch.linalg.cholesky(matrix +
-    torch.diag_embed(lift[:, None].expand(linear.shape))) inner = torch.cholesky_solve(linear.double().nan_to_num()[...,
-    None], chol) move = offset - (r**2 * (wide.mT @ inner)[..., 0]).to(z.dtype) fractions = torch.tensor([1.0, 0.5, 0.2,
-    0.05, 0.0], dtype=z.dtype, device=z.device) tried = z.flatten(1) + fractions[:, None, None] * move  # (n, B, D) with
-    torch.no_grad():
+    # in float64 and lifted by rounding's size: far from the data the Jacobians of closures are huge.
+    # Cholesky, as batched LU hangs in some builds of MKL with several threads.
+    wide = jacobian.double().nan_to_num()
+    matrix = r**2 * wide @ wide.mT
+    lift = 1 + 1e-12 * matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+    chol = torch.linalg.cholesky(matrix + torch.diag_embed(lift[:, None].expand(linear.shape)))
+    inner = torch.cholesky_solve(linear.double().nan_to_num()[..., None], chol)
+    move = offset - (r**2 * (wide.mT @ inner)[..., 0]).to(z.dtype)
+    fractions = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0], dtype=z.dtype, device=z.device)
+    tried = z.flatten(1) + fractions[:, None, None] * move  # (n, B, D)
+    with torch.no_grad():
         images = problem.prior.to_physical(tried.reshape(-1, *z.shape[1:]))
         misfit = (problem.likelihood.residuals(images).reshape(*tried.shape[:2], -1) - target).square().sum(-1)
     cost = misfit + (tried - centre.flatten(1)).square().sum(-1) / r**2
