@@ -1,5 +1,7 @@
 """How a variational law is asked for, and how it starts on a given problem."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -39,6 +41,15 @@ def spread(problem: InverseProblem, scale: Scale, k: int, generator: torch.Gener
         nearest = torch.minimum(nearest, (blurred - blurred[chosen[-1]]).square().sum(1))
         chosen.append(int(torch.multinomial(nearest, 1, generator=generator)))
     return scale.draws[chosen]
+
+
+@contextlib.contextmanager
+def _layers_from(generator: torch.Generator) -> Iterator[None]:
+    """New layers start from torch's global generator: seed it from `generator`, and put it back after."""
+    seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,8 @@ class Particles:
         if self.auxiliary == "exact":
             return Law(family, ParticleScore(family))
         trained = isinstance(getattr(problem.prior, "denoiser", None), nn.Module)
-        network = auxiliary_network(problem.prior, family.event_shape, scale.sd, points)
+        with contextlib.nullcontext() if trained else _layers_from(generator):
+            network = auxiliary_network(problem.prior, family.event_shape, scale.sd, points)
         rate = 5e-4 if trained else 2e-3  # a trained copy only has to follow
         score = NetworkScore(network, scale.sd, steps=self.auxiliary_steps, warmup=self.warmup, learning_rate=rate)
         return Law(family, score)
@@ -183,9 +195,7 @@ class Generator:
         """Make the law at its start."""
         base = self.start.build_mixture(problem, scale, sigma_min, generator, starts)
         unit, like = scale.sd, scale.draws
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=like.device))
-        with torch.random.fork_rng(devices=[]):  # layers start from the global generator: seed it, then put it back
-            torch.manual_seed(seed)
+        with _layers_from(generator):
             network: nn.Module = residual_network(base.event_shape, self.width).to(like)
             score = auxiliary_network(problem.prior, base.event_shape, unit, like)
         auxiliary = NetworkScore(score, unit, steps=self.auxiliary_steps, warmup=self.warmup)
