@@ -40,7 +40,10 @@ class Auxiliary(nn.Module, ABC):
 
 
 class GaussianFit(Auxiliary):
-    """Gaussian with the mean and (shrunk) covariance of the law's draws.
+    """Gaussian with the mean and covariance of the law's draws.
+
+    The covariance is shrunk only where it is singular, with no more draws than dimensions: a shrunk one is too wide
+    along its short axes, and the law would narrow there until the fit looks right.
 
     Parameters
     ----------
@@ -54,13 +57,15 @@ class GaussianFit(Auxiliary):
         self.mean = self.values = self.vectors = torch.empty(0)
 
     def update(self, family: Family, lo: float, hi: float, generator: torch.Generator) -> float:
-        """Refit to the present draws; the covariance is shrunk towards a sphere as Ledoit and Wolf 2004."""
+        """Refit to the present draws; a singular covariance is shrunk towards a sphere as Ledoit and Wolf 2004."""
         with torch.no_grad():
             x = family.sample(self.count, generator).flatten(1)
             self.mean = x.mean(0)
             centred = x - self.mean
             covariance = centred.T @ centred / max(1, len(x) - 1)
-            self.values, self.vectors = torch.linalg.eigh(_shrunk(covariance, centred))
+            if len(x) <= x.shape[1]:
+                covariance = _shrunk(covariance, centred)
+            self.values, self.vectors = torch.linalg.eigh(covariance)
         return 0.0
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
