@@ -87,11 +87,11 @@ def mode_shares(problem: ExactProblem, samples: Tensor) -> Tensor:
     return torch.bincount(labels, minlength=len(problem.posterior.weights)).double() / len(samples)
 
 
-def one_draw(family: Family, seed: int, kept: dict[str, dict]) -> dict[str, dict]:
+def one_draw(family: Family, seed: int, kept: dict[str, dict] | None = None) -> dict[str, dict]:
     """All methods on one problem that `kept` lacks; 'exact' stands for as many draws of the posterior itself."""
-    problem, results = family.make(seed), dict(kept)
+    problem, results = family.make(seed), dict(kept or {})
     for method in METHODS:
-        if method in kept:
+        if method in results:
             continue
         generator = torch.Generator().manual_seed(1000 + seed)
         began = time.perf_counter()

@@ -148,6 +148,7 @@ def main() -> None:
     """Run the study, or write its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th sky from the i-th")
+    parser.add_argument("--kind", help="only skies of this kind")
     parser.add_argument("--table", action="store_true", help="write the table from the lines and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -156,6 +157,8 @@ def main() -> None:
         part, parts = (int(v) for v in arguments.shard.split("/"))
         prior = priors.load("blackhole-32")
         for index, (kind, fine) in enumerate(skies()):
+            if arguments.kind not in (None, kind):
+                continue
             if index % parts == part and index not in {r["index"] for r in done}:
                 row = study(index, kind, fine, prior)
                 with LINES.open("a", encoding="utf-8") as lines:

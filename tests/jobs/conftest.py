@@ -1,13 +1,11 @@
 """A small untrained prior on disk, a simulated file, and a solver that takes a second."""
 
-import functools
-
 import pytest
 import torch
 
 from sciinstruct.diffusion.edm import EDMPrecond
 from sciinstruct.diffusion.unet import UNet, UNetConfig
-from sciinstruct.inference import ppm
+from sciinstruct.inference import AnnealedGaussNewton, ppm
 from sciinstruct.jobs.demo import simulated_twin
 from sciinstruct.priors.network import Card, NetworkPrior
 
@@ -38,6 +36,7 @@ def uvfits(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """PPM with few steps and few components, as every job's default."""
-    small = functools.partial(ppm.PPM, steps=12, batch=8, groups=4, family=ppm.Mixture(components=2, rank=4))
-    monkeypatch.setattr(ppm, "PPM", small)
+    """The default solver with few particles, levels and steps."""
+    family = ppm.Particles(8, auxiliary="network", warmup=2, auxiliary_steps=1, start=AnnealedGaussNewton(levels=4))
+    small = ppm.PPM(family=family, steps=12, batch=8, learning_rate=0.003, damping=1e-8)
+    monkeypatch.setattr(ppm.PPM, "for_trained_prior", classmethod(lambda cls, particles=256, **settings: small))

@@ -194,7 +194,19 @@ def test_a_real_ctrl_c_in_a_process(uvfits, prior_folder, tmp_path):
         "L.log_prob = log_prob\n" + PROGRAM
     )
     out = tmp_path / "out"
-    done = run("reconstruct", uvfits, "--prior", prior_folder, "--out", out, "--quiet", cwd=tmp_path, code=code)
+    done = run(
+        "reconstruct",
+        uvfits,
+        "--prior",
+        prior_folder,
+        "--out",
+        out,
+        "--samples",
+        "32",
+        "--quiet",
+        cwd=tmp_path,
+        code=code,
+    )
     assert done.returncode == 130, done.stderr
     assert "--resume" in done.stderr and "Traceback" not in done.stderr
     assert (out / "run.ckpt.pt").is_file()

@@ -94,7 +94,7 @@ def test_resuming_refuses_other_settings_and_missing_runs(prior_folder, uvfits, 
     with pytest.raises(SciinstructError, match="nothing to resume"):
         reconstruct_uvfits(uvfits, tmp_path / "none", resume=True, **options)
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 3)
+        interrupt_after(patch, 8)  # past the start, where the first checkpoint is written
         with pytest.raises(KeyboardInterrupt):
             reconstruct_uvfits(uvfits, tmp_path / "part", **options)
     with pytest.raises(SciinstructError, match="flux was 0.6, now 0.5"):
