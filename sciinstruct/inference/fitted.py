@@ -103,8 +103,8 @@ class FittedPosterior:
             said.append("mode weights are uncertain by more than 0.1: raise weight_rounds")
         if "mode_weights_from" in found and found["mode_weights"][0] < 0.9:
             said.append(
-                f"the samples form {len(found['mode_weights'])} groups; their weights are shares of independent starts, which "
-                "posterior matching does not settle: look at the groups one by one"
+                f"the samples form {len(found['mode_weights'])} groups; their weights are shares of the starts, "
+                "which posterior matching does not settle: look at the groups one by one"
             )
         spread = float(x.var(0).mean().sqrt() / self.scale.sd)
         if spread < 0.01:

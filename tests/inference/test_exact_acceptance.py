@@ -8,7 +8,7 @@ import torch
 study = pytest.importorskip("benchmarks.exact_posteriors", reason="benchmarks/ lies in the checkout alone")
 
 
-# The study's settings; on fields fewer steps, as the Laplace start is nearly right. (Fewer restarts or rounds miss modes.)
+# The study's settings; on fields fewer steps, as the Laplace start is nearly right. Fewer restarts miss modes.
 FEWER = {"2-D mixture": {}, "field": {"steps": 50}}
 
 
