@@ -179,19 +179,19 @@ class InterferometryLikelihood(BaseLikelihood):
         vis, sky = (value.detach() for value in self._model(image))
         unit = self.to_jy(torch.ones((), dtype=sky.dtype, device=sky.device))
         design = self._design(sky)
-        rows, values = [], []
-        for v, s in zip(vis, sky):
-            n = sum(term.n for term in self.terms)
-            many_v = torch.view_as_real(v).expand(n, *v.shape, 2).clone().requires_grad_()
-            many_s = s.expand(n, *s.shape).clone().requires_grad_()
-            r = torch.cat([term.residuals(torch.view_as_complex(many_v), many_s) for term in self.terms], 1)
-            eye = torch.eye(n, dtype=r.dtype, device=r.device)
-            by_v, by_s = torch.autograd.grad(r, (many_v, many_s), eye, allow_unused=True)
-            row = (by_v[..., 0] @ design.real + by_v[..., 1] @ design.imag) if by_v is not None else 0.0
-            row = row + by_s.flatten(1) if by_s is not None else row
-            rows.append(row * unit)
-            values.append(r[0].detach())
-        return torch.stack(values), torch.stack(rows)
+        n, batch = sum(term.n for term in self.terms), len(vis)
+        # one copy per image and datum, so that a single pass gives all rows
+        many_v = torch.view_as_real(vis).repeat_interleave(n, 0).requires_grad_()
+        many_s = sky.repeat_interleave(n, 0).requires_grad_()
+        r = torch.cat([term.residuals(torch.view_as_complex(many_v), many_s) for term in self.terms], 1)
+        eye = torch.eye(n, dtype=r.dtype, device=r.device).repeat(batch, 1)
+        by_v, by_s = torch.autograd.grad(r, (many_v, many_s), eye, allow_unused=True)
+        rows = torch.zeros(batch * n, sky[0].numel(), dtype=r.dtype, device=r.device)
+        if by_v is not None:
+            rows = by_v[..., 0] @ design.real + by_v[..., 1] @ design.imag
+        if by_s is not None:
+            rows = rows + by_s.flatten(1)
+        return r.detach()[::n], (rows * unit).reshape(batch, n, -1)
 
     def _design(self, like: Tensor) -> Tensor:
         """The visibility operator as a matrix, complex (M, D), made once per dtype and device."""
