@@ -141,7 +141,8 @@ def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:
     leaf = x.detach().requires_grad_()
     image = problem.prior.to_physical(leaf)
     slope = torch.autograd.grad(image.sum(), leaf)[0].flatten(1)  # the map to physical units acts pixel by pixel
-    residual, jacobian = problem.likelihood.linearise(image.detach())
+    parts = [problem.likelihood.linearise(some) for some in image.detach().split(4)]  # in cache, not in one go
+    residual, jacobian = (torch.cat(values) for values in zip(*parts))
     return residual, jacobian * slope[:, None]
 
 
@@ -151,14 +152,14 @@ def _step(
     """Gauss-Newton step for |residual - target|^2 + |z - centre|^2 / r^2, shortened until the cost falls."""
     offset = (centre - z).flatten(1)
     linear = residual - target + (jacobian @ offset[..., None])[..., 0]
-    # in float64 and lifted by rounding's size: far from the data the Jacobians of closures are huge.
+    # factored in float64 and lifted by rounding's size: far from the data the Jacobians of closures are huge.
     # Cholesky, as batched LU hangs in some builds of MKL with several threads.
-    wide = jacobian.double().nan_to_num()
-    matrix = r**2 * wide @ wide.mT
-    lift = 1 + 1e-12 * matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+    slopes = jacobian.nan_to_num()
+    matrix = r**2 * (slopes @ slopes.mT).double()
+    lift = 1 + 1e-6 * matrix.diagonal(dim1=-2, dim2=-1).amax(-1)
     chol = torch.linalg.cholesky(matrix + torch.diag_embed(lift[:, None].expand(linear.shape)))
     inner = torch.cholesky_solve(linear.double().nan_to_num()[..., None], chol)
-    move = offset - (r**2 * (wide.mT @ inner)[..., 0]).to(z.dtype)
+    move = offset - r**2 * (slopes.mT @ inner.to(z.dtype))[..., 0]
     fractions = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0], dtype=z.dtype, device=z.device)
     tried = z.flatten(1) + fractions[:, None, None] * move  # (n, B, D)
     with torch.no_grad():
