@@ -188,18 +188,19 @@ class InterferometryLikelihood(BaseLikelihood):
         by_v, by_s = torch.autograd.grad(r, (many_v, many_s), eye, allow_unused=True)
         rows = torch.zeros(batch * n, sky[0].numel(), dtype=r.dtype, device=r.device)
         if by_v is not None:
-            rows = by_v[..., 0] @ design.real + by_v[..., 1] @ design.imag
+            rows = by_v.flatten(1) @ design
         if by_s is not None:
             rows = rows + by_s.flatten(1)
         return r.detach()[::n], (rows * unit).reshape(batch, n, -1)
 
     def _design(self, like: Tensor) -> Tensor:
-        """The visibility operator as a matrix, complex (M, D), made once per dtype and device."""
+        """The visibility operator as a real matrix (2M, D), real and imaginary part of each in turn; made once."""
         key = (like.dtype, like.device)
         if key not in self._designs:
             size = self.operator.npix
             eye = torch.eye(size * size, dtype=like.dtype, device=like.device).reshape(-1, 1, size, size)
-            self._designs[key] = self.operator(eye).T
+            parts = torch.view_as_real(self.operator(eye).T.contiguous())  # (M, D, 2)
+            self._designs[key] = parts.movedim(-1, 1).flatten(0, 1).contiguous()
         return self._designs[key]
 
     def chi2(self, image: Tensor) -> dict[str, Tensor]:

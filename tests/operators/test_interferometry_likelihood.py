@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import rice
 
+from sciinstruct.core.likelihood import BaseLikelihood
 from sciinstruct.operators.interferometry.closure_terms import (
     ClosurePhaseTerm,
     LogClosureAmplitudeTerm,
@@ -81,6 +82,16 @@ def test_gradient_against_finite_differences(name, generator):
     likelihood = likelihood_of(name, npix=5, snr=3.0)
     x = ring(5) * (0.5 + torch.rand(2, 1, 5, 5, generator=generator, dtype=torch.float64))
     assert torch.autograd.gradcheck(likelihood.log_prob, x.requires_grad_(), eps=1e-6, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(TERMS))
+def test_linearisation_by_visibilities_is_the_one_by_pixels(name, generator):
+    likelihood = likelihood_of(name)
+    images = ring(16) * (1 + 0.1 * torch.rand(3, 1, 16, 16, generator=generator, dtype=torch.float64))
+    residual, jacobian = likelihood.linearise(images)
+    by_pixels = BaseLikelihood.linearise(likelihood, images)
+    torch.testing.assert_close(residual, by_pixels[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(jacobian, by_pixels[1], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", list(TERMS))
