@@ -89,10 +89,8 @@ class FittedPosterior:
             blurred = self.problem.prior.to_physical(self.problem.prior.denoise(x, self.scale.sd))
         labels = cluster_images(blurred)
         share = torch.bincount(labels).double() / len(labels)
-        error = (share * (1 - share) / len(labels)).sqrt()
         return {
             "mode_weights": share.tolist(),
-            "mode_weights_sd": error.tolist(),
             "sample_mode": labels.tolist(),
             "mode_weights_from": "shares of independent starts: matching moves particles within modes only",
         }
