@@ -12,7 +12,7 @@ from sciinstruct.operators.interferometry.closures import ClosureSet, closure_se
 from sciinstruct.operators.interferometry.observation import Observation
 from sciinstruct.operators.interferometry.preparation import debiased_amplitude
 from sciinstruct.operators.interferometry.tables import Tables
-from sciinstruct.operators.interferometry.terms import DataTerm, amplitude_floor, squared_amplitude
+from sciinstruct.operators.interferometry.terms import DataTerm, Design, amplitude_floor, squared_amplitude
 
 FAINT = 3.0
 """Signal-to-noise below which phases and log-amplitudes are not Gaussian."""
@@ -48,6 +48,12 @@ class _ScanTerm(DataTerm):
     def _flatten(self, x: Tensor) -> Tensor:
         """Padded values (S, K, B) -> (B, n)."""
         return x.flatten(0, 1).index_select(0, self._tables.like("kept", x)).T
+
+    def _combine(self, matrix: Tensor, by_baseline: Tensor) -> Tensor:
+        """Matrices (S, K, P) of the scans times derivatives per baseline (B, M, D) -> (B, n, D)."""
+        rows = self._tables.like("rows", by_baseline)
+        padded = by_baseline.index_select(1, rows.flatten()).unflatten(1, tuple(rows.shape))
+        return (matrix @ padded).flatten(1, 2).index_select(1, self._tables.like("kept", by_baseline))
 
 
 def _kept(valid: Tensor) -> Tensor:
@@ -114,6 +120,18 @@ class ClosurePhaseTerm(_ScanTerm):
             error = 2 * torch.sin(error / 2)
         return self._flatten(self._tables.like("whitening", error) @ error)
 
+    def jacobian(self, vis: Tensor, image: Tensor, design: Design) -> Tensor:
+        """Derivatives of the residuals in the pixels, (B, n, D): those of the phases, combined scan by scan."""
+        floor = amplitude_floor(image).square()
+        square = vis.real.square() + vis.imag.square()
+        weight = torch.where(square < floor, 0.0, 1 / torch.maximum(square, floor))[..., None]
+        by_baseline = design.imag * (weight * vis.real[..., None]) - design.real * (weight * vis.imag[..., None])
+        whitening = self._tables.like("whitening", by_baseline)
+        rows = self._combine(whitening @ self._tables.like("matrix", by_baseline), by_baseline)
+        if self.covariance == "diag":  # whitening is diagonal: the chain rule of 2 sin(r/2) commutes with it
+            rows = rows * self._flatten(torch.cos(self.errors(vis, image) / 2))[..., None]
+        return rows
+
     def redraw(self, obs: Observation, image: Tensor, generator: torch.Generator | None) -> "ClosurePhaseTerm":
         """Take the simulated visibilities."""
         return ClosurePhaseTerm(obs, self.covariance, self.uv_min)
@@ -133,6 +151,14 @@ class _LogAmplitudeTerm(_ScanTerm):
         model = 0.5 * squared_amplitude(vis, amplitude_floor(image)).log()
         error = model - self._tables.like("data", model)
         return self._flatten(self._tables.like("matrix", error) @ self._gather(error))
+
+    def jacobian(self, vis: Tensor, image: Tensor, design: Design) -> Tensor:
+        """Derivatives of the residuals in the pixels, (B, n, D): those of the log-amplitudes, combined scan by scan."""
+        floor = amplitude_floor(image).square()
+        square = vis.real.square() + vis.imag.square()
+        weight = torch.where(square < floor, 0.0, 1 / torch.maximum(square, floor))[..., None]
+        by_baseline = design.real * (weight * vis.real[..., None]) + design.imag * (weight * vis.imag[..., None])
+        return self._combine(self._tables.like("matrix", by_baseline), by_baseline)
 
 
 class LogClosureAmplitudeTerm(_LogAmplitudeTerm):

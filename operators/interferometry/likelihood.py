@@ -18,6 +18,7 @@ from sciinstruct.operators.interferometry.terms import (
     AmplitudeTerm,
     CentroidTerm,
     DataTerm,
+    Design,
     FluxTerm,
     RiceTerm,
     VisibilityTerm,
@@ -76,7 +77,7 @@ class InterferometryLikelihood(BaseLikelihood):
             raise ValueError(f"terms must be at least one, of different names, got {names}")
         self.operator, self.observation, self.terms, self.flux = operator, observation, tuple(terms), float(flux)
         self.domain_shape = operator.domain_shape
-        self._designs: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._designs: dict[tuple[torch.dtype, torch.device], Design] = {}
         self.counts = {term.name: term.n for term in self.terms}
         self.noise_budget = {term.name: term.budget for term in self.terms}
 
@@ -172,35 +173,20 @@ class InterferometryLikelihood(BaseLikelihood):
         return torch.cat([term.residuals(vis, sky) for term in self.terms], 1)
 
     def linearise(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened residuals (B, n) and Jacobians (B, n, D): by the visibilities, of which there are fewer than pixels.
-
-        Terms that look at the sky itself (flux, centroid) contribute their own gradient in the image.
-        """
+        """Whitened residuals (B, n) and Jacobians (B, n, D), through the visibilities, fewer than the pixels."""
         vis, sky = (value.detach() for value in self._model(image))
-        unit = self.to_jy(torch.ones((), dtype=sky.dtype, device=sky.device))
-        design = self._design(sky)
-        n, batch = sum(term.n for term in self.terms), len(vis)
-        # one copy per image and datum, so that a single pass gives all rows
-        many_v = torch.view_as_real(vis).repeat_interleave(n, 0).requires_grad_()
-        many_s = sky.repeat_interleave(n, 0).requires_grad_()
-        r = torch.cat([term.residuals(torch.view_as_complex(many_v), many_s) for term in self.terms], 1)
-        eye = torch.eye(n, dtype=r.dtype, device=r.device).repeat(batch, 1)
-        by_v, by_s = torch.autograd.grad(r, (many_v, many_s), eye, allow_unused=True)
-        rows = torch.zeros(batch * n, sky[0].numel(), dtype=r.dtype, device=r.device)
-        if by_v is not None:
-            rows = by_v.flatten(1) @ design
-        if by_s is not None:
-            rows = rows + by_s.flatten(1)
-        return r.detach()[::n], (rows * unit).reshape(batch, n, -1)
+        design, unit = self._design(sky), self.flux / self.operator.npix**2
+        residual = torch.cat([term.residuals(vis, sky) for term in self.terms], 1)
+        return residual, unit * torch.cat([term.jacobian(vis, sky, design) for term in self.terms], 1)
 
-    def _design(self, like: Tensor) -> Tensor:
-        """The visibility operator as a real matrix (2M, D), real and imaginary part of each in turn; made once."""
+    def _design(self, like: Tensor) -> Design:
+        """The visibility operator as a matrix; made once."""
         key = (like.dtype, like.device)
         if key not in self._designs:
             size = self.operator.npix
             eye = torch.eye(size * size, dtype=like.dtype, device=like.device).reshape(-1, 1, size, size)
-            parts = torch.view_as_real(self.operator(eye).T.contiguous())  # (M, D, 2)
-            self._designs[key] = parts.movedim(-1, 1).flatten(0, 1).contiguous()
+            columns = self.operator(eye).T
+            self._designs[key] = Design(columns.real.contiguous(), columns.imag.contiguous())
         return self._designs[key]
 
     def chi2(self, image: Tensor) -> dict[str, Tensor]:

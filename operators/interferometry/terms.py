@@ -1,6 +1,7 @@
 """Data terms of an interferometric likelihood: complex visibilities, amplitudes, total flux, centroid."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,13 @@ def amplitude_floor(image: Tensor) -> Tensor:
 def squared_amplitude(vis: Tensor, floor: Tensor) -> Tensor:
     """Square of the model amplitude, held above the floor so that roots and logarithms have gradients."""
     return torch.maximum(vis.real.square() + vis.imag.square(), floor.square())
+
+
+class Design(NamedTuple):
+    """Derivatives of the visibilities in the pixels, real and imaginary part, each (M, D)."""
+
+    real: Tensor
+    imag: Tensor
 
 
 class DataTerm(ABC):
@@ -48,6 +56,23 @@ class DataTerm(ABC):
     def neg_log_prob(self, vis: Tensor, image: Tensor) -> Tensor:
         """Negative log-likelihood (B,) up to a constant: half the sum of squared residuals unless a term says more."""
         return 0.5 * self.residuals(vis, image).square().sum(1)
+
+    def jacobian(self, vis: Tensor, image: Tensor, design: Design) -> Tensor:
+        """Derivatives of the residuals in the pixels in Jy, (B, n, D), without a graph.
+
+        This one differentiates any term; those with many residuals know a faster way.
+        """
+        # one copy per image and datum, so that a single pass gives all rows
+        many_v = torch.view_as_real(vis.detach()).repeat_interleave(self.n, 0).requires_grad_()
+        many_s = image.detach().repeat_interleave(self.n, 0).requires_grad_()
+        with torch.enable_grad():
+            r = self.residuals(torch.view_as_complex(many_v), many_s)
+            eye = torch.eye(self.n, dtype=r.dtype, device=r.device).repeat(len(vis), 1)
+            by_v, by_s = torch.autograd.grad(r, (many_v, many_s), eye, allow_unused=True)
+        rows = torch.zeros_like(many_s.flatten(1)) if by_s is None else by_s.flatten(1)
+        if by_v is not None:
+            rows = rows + by_v[..., 0] @ design.real + by_v[..., 1] @ design.imag
+        return rows.reshape(len(vis), self.n, -1)
 
     @abstractmethod
     def redraw(self, obs: Observation, image: Tensor, generator: torch.Generator | None) -> "DataTerm":

@@ -1,12 +1,13 @@
 """Decoupled annealing with Gauss-Newton draws: one data-consistent image per start, from noise down to the image.
 
-At each noise level the law of the clean image given the noisy one is taken to be N(D(x), r^2 I); a draw from its
-product with the likelihood is made by randomise-then-optimise, and noised again to the next level. Fast and good on
-non-linear data, but not exact: the isotropic law at each level is a guess. Posterior matching starts from it; alone it
-is a comparator.
+At each noise level the law of the clean image given the noisy one is taken to be N(D(x), C), C the covariance of the
+denoiser's errors at that level; a draw from its product with the likelihood is made by randomise-then-optimise, and
+noised again to the next level. Exact for stationary Gaussian priors and linear data; elsewhere fast and good, but one C
+for all images is a guess. Posterior matching starts from it; alone it is a comparator.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -14,25 +15,36 @@ from torch import Tensor
 
 from sciinstruct.core import Callback, InverseProblem, Posterior, make_generator, randn_like, track
 from sciinstruct.diffusion import log_uniform
-from sciinstruct.inference.scale import prior_scale
+from sciinstruct.inference.energy import energy
+from sciinstruct.inference.error_law import ErrorLaw, error_laws
+from sciinstruct.inference.scale import Scale, prior_scale
+
+_Ladder = Sequence[tuple[float, ErrorLaw]]
+_CHUNK = 4  # images whose Jacobians are in the cache together
+_ROUNDS = 3  # of walking again for those that got stuck
 
 
 @dataclass(frozen=True)
 class AnnealedGaussNewton:
     """Decoupled annealing posterior sampling whose inner chain is replaced by randomise-then-optimise.
 
+    Starts walk to the level `middle`, where large structure has formed. There those are dropped whose energy (misfit
+    plus prior energy) tells that they are stuck in a side minimum; the rest walk on.
+
     Parameters
     ----------
-    levels : int
-        Noise levels, uniform in the logarithm from `top` prior standard deviations down to `bottom`.
+    levels, fine_levels : int
+        Noise levels from `top` to `middle`, and from there to `bottom`, uniform in the logarithm.
     iterations : int
         Gauss-Newton steps per level.
-    top, bottom : float
-        First and last level, in units of the prior's standard deviation.
+    top, middle, bottom : float
+        First level, level of the choice, and last level, in units of the prior's standard deviation.
+    starts : float
+        Starts per image asked for.
+    stray : float
+        Energy, in nats above the lower quartile's, beyond which an image is stuck.
     batch : int
         Images walked at a time.
-    stray : float
-        Images whose misfit exceeds the median's by so many nats got stuck, and are walked again.
 
     References
     ----------
@@ -40,16 +52,21 @@ class AnnealedGaussNewton:
     2014, "Randomize-then-optimize".
     """
 
-    levels: int = 20
+    levels: int = 8
+    fine_levels: int = 16
     iterations: int = 2
     top: float = 12.0
+    middle: float = 1.0
     bottom: float = 0.05
-    batch: int = 32
+    starts: float = 2.0
     stray: float = 40.0
+    batch: int = 32
 
     def __post_init__(self) -> None:
-        if min(self.levels, self.iterations, self.batch) < 1 or not 0 < self.bottom < self.top:
-            raise ValueError(f"levels, iterations and batch must be positive and 0 < bottom < top, got {self}")
+        if min(self.levels, self.fine_levels, self.iterations, self.batch, self.starts) < 1:
+            raise ValueError(f"levels, fine_levels, iterations, batch and starts must be at least 1, got {self}")
+        if not 0 < self.bottom < self.middle < self.top:
+            raise ValueError(f"levels must satisfy 0 < bottom < middle < top, got {self}")
 
     def run(
         self,
@@ -79,61 +96,103 @@ class AnnealedGaussNewton:
         callback: Callback | None = None,
     ) -> Tensor:
         """Images (n, *event) in the prior's units, one per independent start."""
-        sd = prior_scale(problem, 64, generator, torch.zeros((), dtype=dtype, device=generator.device)).sd
+        scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
+        ladder = self._ladder(problem, scale, generator)
+        walker = _Walker(problem, self.iterations, self.batch, generator, progress, callback)
+        shape = (round(self.starts * n), *problem.prior.event_shape)
+        noise = ladder[0][0] * torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+        x = walker.down(noise, ladder[: self.levels], "annealing")
+        x = self._choose(x, energy(problem, x, ladder[self.levels - 1][0], generator), n, generator)
+        return self._finish(walker, x, ladder[self.levels :], generator)
+
+    def _ladder(self, problem: InverseProblem, scale: Scale, generator: torch.Generator) -> _Ladder:
         low, high = problem.prior.sigma_range
-        top, bottom = min(self.top * sd, high), max(self.bottom * sd, low)
-        sigmas = [float(s) for s in log_uniform(self.levels, bottom, top)]
-        sizes = [min(self.batch, n - i) for i in range(0, n, self.batch)]
-        done: list[Tensor] = []
-        for index, size in enumerate(track(sizes, progress=progress, description="annealing")):
-            shape = (size, *problem.prior.event_shape)
-            done.append(self._batch(problem, shape, sigmas, sd, generator, dtype))
-            if callback is not None:
-                callback(index, {"done": float(sum(len(d) for d in done))})
-        return self._replace_strays(problem, torch.cat(done), sigmas, sd, generator)
+        top, bottom = min(self.top * scale.sd, high), max(self.bottom * scale.sd, low)
+        middle = min(max(self.middle * scale.sd, bottom), top)
+        coarse = log_uniform(self.levels, middle, top).tolist() if self.levels > 1 else [middle]
+        fine = log_uniform(self.fine_levels + 1, bottom, middle).tolist()[1:]
+        sigmas = coarse + fine
+        return list(zip(sigmas, error_laws(problem.prior, scale.draws, sigmas, generator)))
 
-    def _batch(
-        self,
-        problem: InverseProblem,
-        shape: tuple[int, ...],
-        sigmas: list[float],
-        sd: float,
-        generator: torch.Generator,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        x0 = sigmas[0] * torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
-        for sigma, before in zip(sigmas, [0.0, *sigmas[1:]]):
-            x = x0 + before * randn_like(x0, generator) if before else x0
-            x0 = self._draw(problem, x, sigma, sd, generator)
-        return x0
+    def _choose(self, x: Tensor, cost: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """Return `n` of the images that are not stuck, each about as often as any other."""
+        good = x[cost <= cost.quantile(0.25) + self.stray]
+        order = [torch.randperm(len(good), generator=generator, device=x.device) for _ in range(-(-n // len(good)))]
+        return good[torch.cat(order)[:n]]
 
-    def _replace_strays(
-        self, problem: InverseProblem, x: Tensor, sigmas: list[float], sd: float, generator: torch.Generator
-    ) -> Tensor:
-        """Walk again, up to three times, for images whose misfit exceeds the median by more than `stray` nats."""
-        for _ in range(3):
+    def _finish(self, walker: "_Walker", x: Tensor, ladder: _Ladder, generator: torch.Generator) -> Tensor:
+        """Walk the rest of the way; images whose misfit gives them away as stuck are walked again from another."""
+        done = walker.down(walker.noised(x, ladder[0][0]), ladder, "annealing, fine structure")
+        for _ in range(_ROUNDS):
             with torch.no_grad():
-                misfit = -problem.log_likelihood(x)
-            stray = misfit > misfit.median() + self.stray
+                misfit = -walker.problem.log_likelihood(done).nan_to_num(nan=-float("inf"))
+            stray = misfit > misfit.quantile(0.25) + self.stray
             if not bool(stray.any()):
                 break
-            shape = (int(stray.sum()), *x.shape[1:])
-            x = torch.cat([x[~stray], self._batch(problem, shape, sigmas, sd, generator, x.dtype)])
-        return x[torch.randperm(len(x), generator=generator, device=x.device)]
+            pick = torch.randint(len(x), (int(stray.sum()),), generator=generator, device=x.device)
+            done[stray] = walker.down(walker.noised(x[pick], ladder[0][0]), ladder, "annealing, again")
+        return done
 
-    def _draw(self, problem: InverseProblem, x: Tensor, sigma: float, sd: float, g: torch.Generator) -> Tensor:
+
+@dataclass(frozen=True)
+class _Walker:
+    """Takes images down a ladder of noise levels."""
+
+    problem: InverseProblem
+    iterations: int
+    batch: int
+    generator: torch.Generator
+    progress: bool
+    callback: Callback | None
+
+    def noised(self, x: Tensor, sigma: float) -> Tensor:
+        return x + sigma * randn_like(x, self.generator)
+
+    def down(self, noisy: Tensor, ladder: _Ladder, description: str) -> Tensor:
+        """Clean images at the last level of `ladder`, from noisy ones (n, *event) at its first."""
+        done: list[Tensor] = []
+        for index, some in enumerate(track(noisy.split(self.batch), progress=self.progress, description=description)):
+            x0 = some
+            for step, (sigma, law) in enumerate(ladder):
+                x0 = self._draw(x0 if step == 0 else self.noised(x0, sigma), sigma, law)
+            done.append(x0)
+            if self.callback is not None:
+                self.callback(index, {"done": float(sum(len(d) for d in done))})
+        return torch.cat(done)
+
+    def _draw(self, x: Tensor, sigma: float, law: ErrorLaw) -> Tensor:
         """A draw of the clean image given the noisy one and the data."""
         with torch.no_grad():
-            mean = problem.prior.denoise(x, sigma)
-        r = sigma * sd / (sigma**2 + sd**2) ** 0.5
-        centre = mean + r * randn_like(mean, g)
-        z = centre.clone()
+            mean = self.problem.prior.denoise(x, sigma)
+        centre = mean + law.draw(mean, self.generator)
+        return torch.cat([self._optimise(some, law) for some in centre.split(_CHUNK)])
+
+    def _optimise(self, centre: Tensor, law: ErrorLaw) -> Tensor:
+        """Minimise |residuals - noise|^2 + |z - centre|^2_C over z, from z = centre."""
+        flat = centre.flatten(1)
+        shift = dual = torch.zeros_like(flat)  # shift = C dual
         target: Tensor | None = None
         for _ in range(self.iterations):
-            residual, jacobian = linearise(problem, z)
-            target = randn_like(residual, g) if target is None else target
-            z = _step(problem, z, centre, r, residual, jacobian, target)
-        return z
+            residual, jacobian = linearise(self.problem, (flat + shift).reshape(centre.shape))
+            target = randn_like(residual, self.generator) if target is None else target
+            linear = residual - target - (jacobian @ shift[..., None])[..., 0]
+            proposal = -_dual_solve(jacobian, law, linear)
+            shift, dual = self._search(centre, target, (shift, dual), (law.apply(proposal), proposal))
+        return (flat + shift).reshape(centre.shape)
+
+    def _search(
+        self, centre: Tensor, target: Tensor, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Best of the points between `here` and `there`, each a shift and its dual (B, D)."""
+        fractions = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0], dtype=target.dtype, device=target.device)[:, None, None]
+        shift, dual = (a + fractions * (b - a) for a, b in zip(here, there))  # (n, B, D)
+        with torch.no_grad():
+            tried = (centre.flatten(1) + shift).reshape(-1, *centre.shape[1:])
+            residual = self.problem.likelihood.residuals(self.problem.prior.to_physical(tried))
+        misfit = (residual.reshape(*shift.shape[:2], -1) - target).square().sum(-1)
+        cost = misfit + (shift * dual).sum(-1)
+        best, rows = cost.nan_to_num(nan=float("inf")).argmin(0), torch.arange(len(centre), device=centre.device)
+        return shift[best, rows], dual[best, rows]
 
 
 def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,30 +200,18 @@ def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:
     leaf = x.detach().requires_grad_()
     image = problem.prior.to_physical(leaf)
     slope = torch.autograd.grad(image.sum(), leaf)[0].flatten(1)  # the map to physical units acts pixel by pixel
-    parts = [problem.likelihood.linearise(some) for some in image.detach().split(4)]  # in cache, not in one go
-    residual, jacobian = (torch.cat(values) for values in zip(*parts))
-    return residual, jacobian * slope[:, None]
+    residual, jacobian = problem.likelihood.linearise(image.detach())
+    return residual, (jacobian * slope[:, None]).nan_to_num_()
 
 
-def _step(
-    problem: InverseProblem, z: Tensor, centre: Tensor, r: float, residual: Tensor, jacobian: Tensor, target: Tensor
-) -> Tensor:
-    """Gauss-Newton step for |residual - target|^2 + |z - centre|^2 / r^2, shortened until the cost falls."""
-    offset = (centre - z).flatten(1)
-    linear = residual - target + (jacobian @ offset[..., None])[..., 0]
+def _dual_solve(jacobian: Tensor, law: ErrorLaw, linear: Tensor) -> Tensor:
+    """J^T (I + J C J^T)^-1 r for residuals r (B, n), as there are fewer data than pixels; (B, D)."""
+    rows = law.factor(jacobian)
     # factored in float64 and lifted by rounding's size: far from the data the Jacobians of closures are huge.
     # Cholesky, as batched LU hangs in some builds of MKL with several threads.
-    slopes = jacobian.nan_to_num()
-    matrix = r**2 * (slopes @ slopes.mT).double()
-    lift = 1 + 1e-6 * matrix.diagonal(dim1=-2, dim2=-1).amax(-1)
-    chol = torch.linalg.cholesky(matrix + torch.diag_embed(lift[:, None].expand(linear.shape)))
+    matrix = (rows @ rows.mT).double()
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    diagonal += 1 + 1e-6 * diagonal.amax(-1, keepdim=True)
+    chol = torch.linalg.cholesky(matrix)
     inner = torch.cholesky_solve(linear.double().nan_to_num()[..., None], chol)
-    move = offset - r**2 * (slopes.mT @ inner.to(z.dtype))[..., 0]
-    fractions = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0], dtype=z.dtype, device=z.device)
-    tried = z.flatten(1) + fractions[:, None, None] * move  # (n, B, D)
-    with torch.no_grad():
-        images = problem.prior.to_physical(tried.reshape(-1, *z.shape[1:]))
-        misfit = (problem.likelihood.residuals(images).reshape(*tried.shape[:2], -1) - target).square().sum(-1)
-    cost = misfit + (tried - centre.flatten(1)).square().sum(-1) / r**2
-    best = cost.nan_to_num(nan=float("inf")).argmin(0)
-    return tried[best, torch.arange(len(z), device=z.device)].reshape(z.shape)
+    return (jacobian.mT @ inner.to(jacobian.dtype))[..., 0]

@@ -5,7 +5,6 @@ r"""The objective of posterior matching on draws of a variational law.
 (Bai et al. 2026, eq. 12-13, in variance-exploding form): the integral over noise levels is KL(q || p).
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,15 +13,9 @@ from torch import Tensor
 
 from sciinstruct.core import InverseProblem, randn_like
 from sciinstruct.inference.families.base import Draw
+from sciinstruct.inference.levels import Levels
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-
-
-class Levels(NamedTuple):
-    """Noise levels of one step and the weight that turns their mean into the integral over log sigma."""
-
-    sigma: Tensor  # (G,)
-    span: float  # log(hi/lo)
 
 
 class Match(NamedTuple):
@@ -33,14 +26,6 @@ class Match(NamedTuple):
     cost: Tensor  # (G, M), no gradient: log q(x0) - log p(x0) in expectation, up to one constant for all draws
     gap: Tensor  # (G,), weighted mean of |e_q - e_p|^2: the integrand of KL(q || p)
     projection: Tensor  # (G,), weighted mean of <delta, e_q - n>: zero if e_q belongs to q
-
-
-def draw_levels(lo: float, hi: float, groups: int, generator: torch.Generator | None, like: Tensor) -> Levels:
-    """One noise level in each of `groups` equal strata of log sigma between `lo` and `hi`."""
-    u = torch.rand(groups, generator=generator, dtype=like.dtype, device=like.device)
-    span = math.log(hi / lo)
-    place = (torch.arange(groups, dtype=like.dtype, device=like.device) + u) / groups
-    return Levels(lo * (span * place).exp(), span)
 
 
 def evaluate(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class PPM:
     divergence: Divergence = field(default_factory=Divergence)
 
     @classmethod
-    def for_trained_prior(cls, particles: int = 256, *, steps: int = 120, batch: int = 64) -> "PPM":
+    def for_trained_prior(cls, particles: int = 256, *, steps: int = 60, batch: int = 64) -> "PPM":
         """Settings for a trained image prior: particles from annealing, then matched with a trained auxiliary score."""
         family = Particles(particles, auxiliary="network", warmup=150, start=AnnealedGaussNewton())
         return cls(family=family, steps=steps, batch=batch, learning_rate=0.003, damping=1e-8)

@@ -7,7 +7,8 @@ from sciinstruct.core import InverseProblem, SolverError, randn_like
 from sciinstruct.divergences import Divergence
 from sciinstruct.divergences.terms import summarise
 from sciinstruct.inference.families import ClosedFormFamily, GaussianMixtureFamily
-from sciinstruct.inference.matching import component_cost, draw_levels, match, match_score
+from sciinstruct.inference.levels import draw_levels
+from sciinstruct.inference.matching import component_cost, match, match_score
 from sciinstruct.inference.run_state import RunState
 
 _WEIGHT_RATE = 0.02  # of the component weights while modes form

@@ -14,7 +14,8 @@ from torch import Tensor
 from sciinstruct.core import InverseProblem, randn_like
 from sciinstruct.inference.families.mixture import GaussianMixtureFamily
 from sciinstruct.inference.frames import LocalGaussians, jacobian, local_gaussians, residual_function
-from sciinstruct.inference.matching import draw_levels, evaluate
+from sciinstruct.inference.levels import draw_levels
+from sciinstruct.inference.matching import evaluate
 
 
 class WeightEstimate(NamedTuple):

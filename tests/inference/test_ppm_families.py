@@ -9,7 +9,8 @@ from sciinstruct.inference.families.base import Draw
 from sciinstruct.inference.families.mixture import FullGaussianMixture, LowRankGaussianMixture
 from sciinstruct.inference.families.particles import ParticleFamily
 from sciinstruct.inference.frames import Frames, LocalGaussians, isotropic_frames, laplace_frames, local_gaussians
-from sciinstruct.inference.matching import Levels, match, match_score
+from sciinstruct.inference.levels import Levels
+from sciinstruct.inference.matching import match, match_score
 from sciinstruct.inference.modes import cluster_images, merge_components, pool
 from sciinstruct.inference.weights import estimate_weights, make_reference
 from sciinstruct.priors import GaussianMixture, GaussianPrior
