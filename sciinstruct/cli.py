@@ -105,6 +105,10 @@ def reconstruct(
     systematic: Annotated[
         float, typer.Option(min=0.0, help="Fraction of each amplitude added to the noise: the noise budget.")
     ] = 0.02,
+    snr_min: Annotated[
+        float,
+        typer.Option(min=0.0, help="Drop fainter visibilities, in noise units: their closures are not Gaussian."),
+    ] = 4.0,
     terms: Annotated[
         str, typer.Option(help="Data terms joined by '+': closures, cphase, logcamp, amp, vis, flux, centroid, ...")
     ] = "closures+flux",
@@ -124,6 +128,7 @@ def reconstruct(
             prior=prior,
             flux=flux,
             systematic=systematic,
+            snr_min=snr_min,
             terms=terms,
             n_samples=samples,
             seed=seed,

@@ -77,6 +77,7 @@ class InterferometryLikelihood(BaseLikelihood):
             raise ValueError(f"terms must be at least one, of different names, got {names}")
         self.operator, self.observation, self.terms, self.flux = operator, observation, tuple(terms), float(flux)
         self.domain_shape = operator.domain_shape
+        self.shift_invariant = not any(term.sees_position for term in self.terms)
         self._designs: dict[tuple[torch.dtype, torch.device], Design] = {}
         self.counts = {term.name: term.n for term in self.terms}
         self.noise_budget = {term.name: term.budget for term in self.terms}

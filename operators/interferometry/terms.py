@@ -43,11 +43,14 @@ class DataTerm(ABC):
         Number of residuals.
     budget : str
         The noise the residuals are measured in, for reports.
+    sees_position : bool
+        True if a shifted image has other residuals.
     """
 
     name: str
     n: int
     budget: str
+    sees_position: bool = False
 
     @abstractmethod
     def residuals(self, vis: Tensor, image: Tensor) -> Tensor:
@@ -89,6 +92,7 @@ class VisibilityTerm(DataTerm):
     """
 
     name = "visibility"
+    sees_position = True
 
     def __init__(self, obs: Observation) -> None:
         self.n = 2 * len(obs)
@@ -211,6 +215,7 @@ class CentroidTerm(DataTerm):
 
     name = "centroid"
     n = 2
+    sees_position = True
 
     def __init__(self, fov_uas: float, sigma: float, position: tuple[float, float] = (0.0, 0.0)) -> None:
         check_positive("fov_uas", fov_uas)

@@ -17,9 +17,12 @@ class BaseLikelihood(nn.Module, ABC):
     ----------
     domain_shape : tuple of int
         Shape of one image.
+    shift_invariant : bool
+        True if the data cannot tell an image from a shifted one.
     """
 
     domain_shape: tuple[int, ...]
+    shift_invariant: bool = False
 
     @abstractmethod
     def log_prob(self, image: Tensor) -> Tensor:

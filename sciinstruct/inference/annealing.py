@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from sciinstruct.core import Callback, InverseProblem, Posterior, make_generator, randn_like, track
+from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator, randn_like, track
 from sciinstruct.diffusion import log_uniform
 from sciinstruct.inference.energy import energy
 from sciinstruct.inference.error_law import ErrorLaw, error_laws
@@ -21,6 +21,7 @@ from sciinstruct.inference.scale import Scale, prior_scale
 
 _Ladder = Sequence[tuple[float, ErrorLaw]]
 _CHUNK = 4  # images whose Jacobians are in the cache together
+_LIFTS = 12  # of a matrix that rounding has made indefinite, tenfold each
 _ROUNDS = 3  # of walking again for those that got stuck
 
 
@@ -201,17 +202,25 @@ def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:
     image = problem.prior.to_physical(leaf)
     slope = torch.autograd.grad(image.sum(), leaf)[0].flatten(1)  # the map to physical units acts pixel by pixel
     residual, jacobian = problem.likelihood.linearise(image.detach())
-    return residual, (jacobian * slope[:, None]).nan_to_num_()
+    return residual, (jacobian * slope[:, None]).nan_to_num_(posinf=0.0, neginf=0.0)
 
 
 def _dual_solve(jacobian: Tensor, law: ErrorLaw, linear: Tensor) -> Tensor:
     """J^T (I + J C J^T)^-1 r for residuals r (B, n), as there are fewer data than pixels; (B, D)."""
     rows = law.factor(jacobian)
-    # factored in float64 and lifted by rounding's size: far from the data the Jacobians of closures are huge.
-    # Cholesky, as batched LU hangs in some builds of MKL with several threads.
+    # factored in float64 and lifted by rounding's size, more where that is not enough: far from the data the Jacobians
+    # of closures are huge. Cholesky, as batched LU hangs in some builds of MKL with several threads.
     matrix = (rows @ rows.mT).double()
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    diagonal += 1 + 1e-6 * diagonal.amax(-1, keepdim=True)
-    chol = torch.linalg.cholesky(matrix)
+    lift = 1e-6 * diagonal.amax(-1, keepdim=True)
+    diagonal += 1 + lift
+    for _ in range(_LIFTS):
+        chol, failed = torch.linalg.cholesky_ex(matrix)
+        if not bool(failed.any()):
+            break
+        lift = 10 * lift
+        diagonal += torch.where(failed[:, None] > 0, lift, 0.0)
+    else:
+        raise SolverError("a Gauss-Newton step of the annealing cannot be solved: the residuals' slopes overflow")
     inner = torch.cholesky_solve(linear.double().nan_to_num()[..., None], chol)
     return (jacobian.mT @ inner.to(jacobian.dtype))[..., 0]

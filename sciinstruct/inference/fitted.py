@@ -87,7 +87,7 @@ class FittedPosterior:
             return {}
         with torch.no_grad():
             blurred = self.problem.prior.to_physical(self.problem.prior.denoise(x, self.scale.sd))
-        labels = cluster_images(blurred)
+        labels = cluster_images(blurred, shifted=self.problem.likelihood.shift_invariant)
         share = torch.bincount(labels).double() / len(labels)
         return {
             "mode_weights": share.tolist(),

@@ -43,20 +43,34 @@ def pool(values: Tensor, labels: Tensor) -> Tensor:
     return total.index_add_(0, labels, values)
 
 
-def cluster_images(images: Tensor, least_correlation: float = 0.6) -> Tensor:
+def cluster_images(images: Tensor, least_correlation: float = 0.6, *, shifted: bool = False) -> Tensor:
     """Label images (n, *event) by likeness, (n,) int64, clusters numbered by falling size.
 
-    Average-linkage clusters of the Pearson correlation between images, cut at `least_correlation`.
+    Average-linkage clusters of the Pearson correlation between images, cut at `least_correlation`; with `shifted`, of
+    the highest correlation over all (periodic) shifts of one against the other.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
     if len(images) == 1:
         return torch.zeros(1, dtype=torch.int64)
-    distance = (1 - torch.corrcoef(images.flatten(1).double().cpu())).clamp(min=0).numpy()
+    alike = _shifted_correlation(images) if shifted else torch.corrcoef(images.flatten(1).double().cpu())
+    distance = (1 - alike).clamp(min=0).fill_diagonal_(0).numpy()
     tree = linkage(squareform(distance, checks=False), method="average")
     labels = torch.from_numpy(fcluster(tree, 1 - least_correlation, criterion="distance")).long() - 1
     order = torch.bincount(labels).argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
     return rank[labels]
+
+
+def _shifted_correlation(images: Tensor) -> Tensor:
+    """Highest Pearson correlation over periodic shifts of the last two axes, (n, n), float64 on the CPU."""
+    flat = images.double().cpu().flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    spectra = torch.fft.rfft2(flat.reshape(images.shape))
+    size = images.shape[-2:]
+    rows = [torch.fft.irfft2(one.conj() * spectra, s=size).flatten(2).sum(1).amax(1) for one in spectra]
+    highest = torch.stack(rows)
+    return torch.maximum(highest, highest.T)

@@ -52,6 +52,7 @@ def interferometry_problem(
     *,
     flux: float = 0.6,
     systematic: float = 0.02,
+    snr_min: float = 4.0,
     terms: str = "closures+flux",
     device: torch.device | str = "cpu",
 ) -> InverseProblem:
@@ -63,7 +64,7 @@ def interferometry_problem(
         As read from a file; averaging, noise budget and closures follow here.
     prior : str
         Name of a packaged prior, or a trained prior's folder. Its card must give the field of view.
-    flux, systematic, terms
+    flux, systematic, snr_min, terms
         See `InterferometryLikelihood.from_observation`.
     device : torch.device or str
         Where prior and likelihood compute.
@@ -90,6 +91,7 @@ def interferometry_problem(
         fov=fov,
         flux=flux,
         systematic=systematic,
+        snr_min=snr_min,
         terms=terms,
         pulse="average",  # the priors' pixels are averages of finer ones
     ).to(device)
@@ -108,6 +110,7 @@ def reconstruct_uvfits(
     device: str = "cpu",
     flux: float = 0.6,
     systematic: float = 0.02,
+    snr_min: float = 4.0,
     terms: str = "closures+flux",
     progress: bool = True,
     resume: bool = False,
@@ -121,7 +124,7 @@ def reconstruct_uvfits(
         Stokes I or parallel hands, one antenna table.
     out : path
         Folder for report, samples and checkpoint; made if missing.
-    prior, flux, systematic, terms
+    prior, flux, systematic, snr_min, terms
         See `interferometry_problem`.
     n_samples, seed : int
         Posterior samples, and the seed of all randomness.
@@ -167,6 +170,7 @@ def reconstruct_uvfits(
         device=device,
         flux=flux,
         systematic=systematic,
+        snr_min=snr_min,
         terms=terms,
         progress=progress,
         resume=resume,
@@ -185,6 +189,7 @@ def reconstruct_observation(
     device: str = "cpu",
     flux: float = 0.6,
     systematic: float = 0.02,
+    snr_min: float = 4.0,
     terms: str = "closures+flux",
     progress: bool = True,
     resume: bool = False,
@@ -207,8 +212,9 @@ def reconstruct_observation(
 
     began = time.perf_counter()
     folder, where = writable_folder(out), usable_device(device)
-    settings = {"prior": prior, "flux": flux, "systematic": systematic, "terms": terms, "seed": seed, **(about or {})}
-    problem = interferometry_problem(observation, prior, flux=flux, systematic=systematic, terms=terms, device=where)
+    data: dict[str, Any] = {"flux": flux, "systematic": systematic, "snr_min": snr_min, "terms": terms}
+    settings = {"prior": prior, **data, "seed": seed, **(about or {})}
+    problem = interferometry_problem(observation, prior, **data, device=where)
     solver = solver or PPM.for_trained_prior(n_samples)
     checkpoint = claim(folder, {**settings, "solver": repr(solver)}, resume)
     posterior = solver.run(
