@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import InverseProblem, Posterior, randn_like
+from sciinstruct.inference.auxiliary import ParticleScore
 from sciinstruct.inference.families import GaussianMixtureFamily
 from sciinstruct.inference.modes import cluster_images, merge_components, pool
 from sciinstruct.inference.run_state import RunState
 from sciinstruct.inference.scale import Scale
 from sciinstruct.inference.weights import WeightEstimate, estimate_weights, make_reference
+
+_FEW = 3  # dimensions up to which a kernel mixture keeps its spread
 
 
 @dataclass
@@ -107,6 +110,11 @@ class FittedPosterior:
         spread = float(x.var(0).mean().sqrt() / self.scale.sd)
         if spread < 0.01:
             said.append(f"the samples' spread is {spread:.1%} of the prior's: the posterior may have collapsed")
+        if isinstance(self.state.auxiliary, ParticleScore) and x[0].numel() > _FEW:
+            said.append(
+                f"the exact score of a kernel mixture under-disperses in {x[0].numel()} dimensions: intervals are too "
+                'short; use Particles(auxiliary="gaussian") or "network"'
+            )
         tail = self.state.curves.get("mismatch", [])[-max(1, len(self.state.curves.get("mismatch", [])) // 10) :]
         if tail and sum(tail) / len(tail) > 0.2:
             said.append(

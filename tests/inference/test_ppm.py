@@ -261,3 +261,11 @@ def test_particles_with_their_exact_score_collapse():
     """Thirty-two particles whose score is known perfectly do not repel each other in 16 dimensions."""
     measured, _ = particle_ratios("exact", steps=1000, learning_rate=0.01, sigma_min=0.05)
     assert measured < 0.6
+
+
+@pytest.mark.parametrize(("auxiliary", "warned"), [("exact", True), ("gaussian", False)])
+def test_a_kernel_mixture_says_that_it_collapses(auxiliary, warned):
+    problem, _, _ = sixteen_dimensional()
+    solver = PPM(Particles(32, auxiliary=auxiliary, tau=0.03), steps=2, batch=32)
+    said = solver.run(problem, 16, generator=seeded(1), dtype=F64).diagnostics["warnings"]
+    assert any("under-disperses in 16 dimensions" in text for text in said) == warned
