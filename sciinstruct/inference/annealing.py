@@ -96,7 +96,13 @@ class AnnealedGaussNewton:
         progress: bool = False,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Images (n, *event) in the prior's units, one per independent start."""
+        """Images (n, *event) in the prior's units; some share a start where more than 1 - 1/starts of them got stuck.
+
+        Raises
+        ------
+        SolverError
+            If no start reaches the level `middle` with finite energy, or a Gauss-Newton step cannot be solved.
+        """
         scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
         ladder = self._ladder(problem, scale, generator)
         walker = _Walker(problem, self.iterations, self.batch, generator, progress, callback)
@@ -117,7 +123,10 @@ class AnnealedGaussNewton:
 
     def _choose(self, x: Tensor, cost: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Return `n` of the images that are not stuck, each about as often as any other."""
-        good = x[cost <= cost.quantile(0.25) + self.stray]
+        finite = cost.isfinite()
+        if not bool(finite.any()):
+            raise SolverError("no start of the annealing has a finite misfit: check the data and the noise level")
+        good = x[finite & (cost <= cost[finite].quantile(0.25) + self.stray)]
         order = [torch.randperm(len(good), generator=generator, device=x.device) for _ in range(-(-n // len(good)))]
         return good[torch.cat(order)[:n]]
 

@@ -95,7 +95,7 @@ class FittedPosterior:
         return {
             "mode_weights": share.tolist(),
             "sample_mode": labels.tolist(),
-            "mode_weights_from": "shares of independent starts: matching moves particles within modes only",
+            "mode_weights_from": "shares of the starts kept: matching moves particles within modes only",
         }
 
     def _warnings(self, x: Tensor, found: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sciinstruct.core import InverseProblem, Likelihood, randn_like
+from sciinstruct.core import InverseProblem, Likelihood, SolverError, randn_like
 from sciinstruct.inference import AnnealedGaussNewton
 from sciinstruct.inference.annealing import _dual_solve
 from sciinstruct.inference.energy import prior_energy
@@ -118,3 +118,17 @@ def test_solve_with_rows_of_very_different_size(generator):
     assert move.isfinite().all()
     left = residual[0] - (rows[0] @ move[0])
     assert left.norm() < residual[0].norm()
+
+
+def test_starts_without_a_finite_energy_are_an_error():
+    x, generator = torch.zeros(4, 2), seeded(1)
+    with pytest.raises(SolverError, match="finite misfit"):
+        AnnealedGaussNewton()._choose(x, torch.full((4,), float("inf")), 2, generator)
+
+
+def test_stuck_starts_are_not_chosen():
+    """Three of eight lie 50 nats above the rest."""
+    x = torch.arange(8.0)[:, None]
+    cost = torch.tensor([0.0, 50, 1, 2, 60, 3, float("inf"), 4])
+    chosen = AnnealedGaussNewton()._choose(x, cost, 5, seeded(1))
+    assert sorted(chosen[:, 0].tolist()) == [0, 2, 3, 5, 7]

@@ -114,6 +114,15 @@ def test_a_prior_of_something_else_is_refused(prior_folder, tmp_path):
         interferometry_problem(observation, str(folder))
 
 
+def test_faint_visibilities_are_dropped(prior_folder):
+    observation, _ = simulated_twin(16, 128.0, torch.Generator().manual_seed(0))
+    counts = [
+        sum(interferometry_problem(observation, str(prior_folder), snr_min=cut).likelihood.counts.values())
+        for cut in (0.0, 4.0, 20.0)
+    ]
+    assert counts[0] > counts[1] > counts[2]
+
+
 def test_output_is_tried_before_the_work(prior_folder, uvfits, tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")

@@ -95,6 +95,14 @@ def test_linearisation_by_visibilities_is_the_one_by_pixels(name, generator):
 
 
 @pytest.mark.parametrize("name", list(TERMS))
+def test_shift_invariance_is_what_a_shifted_image_shows(name):
+    likelihood = likelihood_of(name)
+    image = torch.nn.functional.pad(ring(16)[..., 4:-4, 4:-4], (4, 4, 4, 4))  # nothing near the border
+    same = torch.allclose(likelihood.log_prob(image), likelihood.log_prob(image.roll((2, -3), (-2, -1))), atol=1e-6)
+    assert same == likelihood.shift_invariant
+
+
+@pytest.mark.parametrize("name", list(TERMS))
 def test_residuals_chi_square_and_log_prob_agree(name, generator):
     likelihood = likelihood_of(name)
     x = ring(16) * (0.5 + torch.rand(3, 1, 16, 16, generator=generator, dtype=torch.float64))
