@@ -7,8 +7,11 @@ import torch
 
 from sciinstruct.calibration.scores import sliced_w2
 from sciinstruct.core import InverseProblem, Likelihood
+from sciinstruct.diffusion import vp_time
 from sciinstruct.inference import PPM, Mixture, Particles
+from sciinstruct.inference.families.mixture import FullGaussianMixture
 from sciinstruct.inference.frames import laplace_frames
+from sciinstruct.inference.levels import Levels
 from sciinstruct.priors import GaussianMixture, GaussianPrior
 from sciinstruct.priors.exact import dense_posterior
 from sciinstruct.priors.problems import MatrixOperator, reference_mixture
@@ -93,6 +96,36 @@ def test_sixteen_dimensions(levels):
     _, mean, covariance = law_of(fit)
     kl, low, high, z = agreement(mean[0], covariance[0], exact_mean, exact_covariance)
     assert kl < 0.02 and 0.98 < low and high < 1.02 and z < 0.02
+
+
+def measured_sd_ratios(problem, exact_covariance, steps, **settings):
+    """Largest and mean ratio of fitted to exact sd over the ten measured entries."""
+    solver = PPM(ONE_GAUSSIAN, steps=steps, batch=256, sigma_min=0.01, learning_rate=0.03, **settings)
+    _, _, covariance = law_of(solver.fit(problem, generator=seeded(1), dtype=F64))
+    ratio = (covariance[0].diagonal() / exact_covariance.diagonal()).sqrt()[[*range(5), *range(11, 16)]]
+    return float(ratio.max()), float(ratio.mean())
+
+
+def test_without_entropy_the_law_collapses(monkeypatch):
+    """Negative control: with the law's own score left out, what remains seeks the posterior's mode."""
+    problem, _, exact_covariance = sixteen_dimensional()
+    monkeypatch.setattr(FullGaussianMixture, "eps", lambda self, x, sigma: torch.zeros_like(x))
+    largest, _ = measured_sd_ratios(problem, exact_covariance, 600)
+    assert largest < 0.1
+
+
+def test_noise_residuals_unweighted_in_vp_time_are_too_narrow(monkeypatch):
+    """Negative control: averaged over VP time without the weight dlog(sigma)/dt, the prior's pull is too weak."""
+    problem, _, exact_covariance = sixteen_dimensional()
+    table = vp_time(4000, 0.0101, 80.0)
+
+    def uniform_in_time(lo, hi, groups, generator, like):
+        place = (torch.arange(groups) + torch.rand(groups, generator=generator)) / groups
+        return Levels(table[(place * len(table)).long()].to(like), 1.0)
+
+    monkeypatch.setattr("sciinstruct.inference.steps.draw_levels", uniform_in_time)
+    _, mean = measured_sd_ratios(problem, exact_covariance, 1000, anneal_from=0.0101, anneal_share=0.999)
+    assert mean < 0.5
 
 
 def test_smoothed_samples_keep_a_coarse_lowest_level_honest():
