@@ -22,8 +22,8 @@ from sciinstruct.calibration.scores import sliced_w2
 from sciinstruct.core import Solver, atomic_path
 from sciinstruct.inference import PPM, Generator, Mixture, Particles
 from sciinstruct.inference.annealing import AnnealedGaussNewton
-from sciinstruct.inference.dps import DPS
-from sciinstruct.inference.red_diff import RedDiff
+from sciinstruct.inference.baselines.dps import DPS
+from sciinstruct.inference.baselines.red_diff import RedDiff
 from sciinstruct.priors.problems import FIELD_KINDS, ExactProblem, fields_16, mixture_2d
 
 PLANE_PPM = PPM(

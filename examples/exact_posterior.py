@@ -18,8 +18,8 @@ import torch
 
 from sciinstruct.core import Solver
 from sciinstruct.inference import PPM, Mixture
-from sciinstruct.inference.dps import DPS
-from sciinstruct.inference.red_diff import RedDiff
+from sciinstruct.inference.baselines.dps import DPS
+from sciinstruct.inference.baselines.red_diff import RedDiff
 from sciinstruct.priors.problems import ExactProblem, fields_16, mixture_2d
 
 torch.set_num_threads(1)  # problems this small gain nothing from more

@@ -5,7 +5,7 @@ import torch
 
 from sciinstruct.core import InverseProblem, Likelihood, Operator, SolverError
 from sciinstruct.core.likelihood import BaseLikelihood
-from sciinstruct.inference.dps import DPS, ancestral_step, guidance
+from sciinstruct.inference.baselines.dps import DPS, ancestral_step, guidance
 from sciinstruct.priors import GaussianPrior
 from sciinstruct.priors.problems import MatrixOperator, fields_16
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sciinstruct.core import InverseProblem, Likelihood, Operator, SolverError
-from sciinstruct.inference.red_diff import RedDiff
+from sciinstruct.inference.baselines.red_diff import RedDiff
 from sciinstruct.priors import GaussianPrior
 from sciinstruct.priors.problems import MatrixOperator, fields_16
 
