@@ -186,7 +186,7 @@ class _Walker:
             residual, jacobian = linearise(self.problem, (flat + shift).reshape(centre.shape))
             target = randn_like(residual, self.generator) if target is None else target
             linear = residual - target - (jacobian @ shift[..., None])[..., 0]
-            proposal = -_dual_solve(jacobian, law, linear)
+            proposal = -dual_solve(jacobian, law, linear)
             shift, dual = self._search(centre, target, (shift, dual), (law.apply(proposal), proposal))
         return (flat + shift).reshape(centre.shape)
 
@@ -214,7 +214,7 @@ def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:
     return residual, (jacobian * slope[:, None]).nan_to_num_(posinf=0.0, neginf=0.0)
 
 
-def _dual_solve(jacobian: Tensor, law: ErrorLaw, linear: Tensor) -> Tensor:
+def dual_solve(jacobian: Tensor, law: ErrorLaw, linear: Tensor) -> Tensor:
     """J^T (I + J C J^T)^-1 r for residuals r (B, n), as there are fewer data than pixels; (B, D)."""
     rows = law.factor(jacobian)
     # factored in float64 and lifted by rounding's size, more where that is not enough: far from the data the Jacobians
@@ -230,6 +230,6 @@ def _dual_solve(jacobian: Tensor, law: ErrorLaw, linear: Tensor) -> Tensor:
         lift = 10 * lift
         diagonal += torch.where(failed[:, None] > 0, lift, 0.0)
     else:
-        raise SolverError("a Gauss-Newton step of the annealing cannot be solved: the residuals' slopes overflow")
+        raise SolverError("a Gauss-Newton step cannot be solved: the residuals' slopes overflow")
     inner = torch.cholesky_solve(linear.double().nan_to_num()[..., None], chol)
     return (jacobian.mT @ inner.to(jacobian.dtype))[..., 0]

@@ -7,7 +7,7 @@ import torch
 
 from sciinstruct.core import InverseProblem, Likelihood, SolverError, randn_like
 from sciinstruct.inference import AnnealedGaussNewton
-from sciinstruct.inference.annealing import _dual_solve
+from sciinstruct.inference.annealing import dual_solve
 from sciinstruct.inference.energy import prior_energy
 from sciinstruct.inference.error_law import ErrorLaw, error_laws
 from sciinstruct.inference.modes import cluster_images
@@ -114,7 +114,7 @@ def test_solve_with_rows_of_very_different_size(generator):
     rows[1, 20:] = rows[1, :20]  # and linearly dependent
     residual = torch.randn(3, 40, generator=generator)
     law = ErrorLaw(torch.ones(64), None)
-    move = law.apply(_dual_solve(rows, law, residual))
+    move = law.apply(dual_solve(rows, law, residual))
     assert move.isfinite().all()
     left = residual[0] - (rows[0] @ move[0])
     assert left.norm() < residual[0].norm()
