@@ -1,6 +1,8 @@
 """Forward operators: one operator, or one family, a file."""
 
 from sciinstruct.operators.blur import GaussianBlur
+from sciinstruct.operators.downsample import Downsample
 from sciinstruct.operators.mask import PixelMask
+from sciinstruct.operators.sim import StructuredIllumination
 
-__all__ = ["GaussianBlur", "PixelMask"]
+__all__ = ["Downsample", "GaussianBlur", "PixelMask", "StructuredIllumination"]

@@ -5,8 +5,10 @@ import torch
 
 from sciinstruct.core.operator import Stack, dot_test
 from sciinstruct.operators.blur import GaussianBlur
+from sciinstruct.operators.downsample import Downsample
 from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 from sciinstruct.operators.mask import PixelMask
+from sciinstruct.operators.sim import StructuredIllumination
 
 
 def _uv(m):
@@ -22,6 +24,10 @@ OPERATORS = {
     "mask, three channels": lambda: _mask(3, 4, 4),
     "blur": lambda: GaussianBlur(0.9, (6, 5)),
     "blur, two channels": lambda: GaussianBlur(1.4, (2, 5, 6)),
+    "downsampling": lambda: Downsample(2, (6, 4)),
+    "downsampling, two channels": lambda: Downsample(3, (2, 6, 9)),
+    "structured illumination": lambda: StructuredIllumination(0.3, (7, 6)),
+    "structured illumination, camera": lambda: StructuredIllumination(0.2, (8, 6), angles=2, camera=2),
     "visibility, dense": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="dense"),
     "visibility, nufft": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="nufft"),
     "visibility, nufft, odd": lambda: VisibilityOperator(*_uv(11), 7, 90.0, "rect", backend="nufft"),
