@@ -12,7 +12,7 @@ from sciinstruct.inference.families import GaussianMixtureFamily
 from sciinstruct.inference.modes import cluster_images, merge_components, pool
 from sciinstruct.inference.run_state import RunState
 from sciinstruct.inference.scale import Scale
-from sciinstruct.inference.weights import WeightEstimate, estimate_weights, make_reference
+from sciinstruct.inference.weights import WeightEstimate, settle_weights
 
 _LAG = 0.1  # of the divergence: about 5 % of the samples' standard deviation
 _FEW = 3  # dimensions up to which a kernel mixture keeps its spread
@@ -59,16 +59,8 @@ class FittedPosterior:
         s, family = self.state, self.state.family
         if not isinstance(family, GaussianMixtureFamily) or family.n_components == 1 or self.weight_rounds == 0:
             return None
-        reference = make_reference(self.problem, family, 0.1 * self.scale.sd, 3 * self.scale.sd, s.smin)
-        return estimate_weights(
-            self.problem,
-            family,
-            reference,
-            s.smin,
-            s.smax,
-            rounds=self.weight_rounds,
-            groups=self.groups,
-            generator=s.generator,
+        return settle_weights(
+            self.problem, family, self.scale, s.smin, self.weight_rounds, self.groups, s.generator, s.smax
         )
 
     def _diagnostics(self) -> dict[str, Any]:

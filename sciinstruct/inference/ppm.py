@@ -72,8 +72,9 @@ class PPM:
     @classmethod
     def for_trained_prior(cls, particles: int = 256, *, steps: int = 60, batch: int = 64) -> "PPM":
         """Settings for a trained image prior: particles from annealing, then matched with a trained auxiliary score."""
-        family = Particles(particles, auxiliary="network", warmup=150, start=AnnealedGaussNewton())
-        return cls(family=family, steps=steps, batch=batch, learning_rate=0.003, damping=1e-8)
+        start = AnnealedGaussNewton()
+        family = Particles(particles, auxiliary="network", warmup=150, auxiliary_steps=4, start=start)
+        return cls(family=family, steps=steps, batch=batch, learning_rate=0.0015, damping=1e-8)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 1 <= self.groups <= self.batch:

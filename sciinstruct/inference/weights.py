@@ -16,6 +16,7 @@ from sciinstruct.inference.families.mixture import GaussianMixtureFamily
 from sciinstruct.inference.frames import LocalGaussians, jacobian, local_gaussians, residual_function
 from sciinstruct.inference.levels import draw_levels
 from sciinstruct.inference.matching import evaluate
+from sciinstruct.inference.scale import Scale
 
 
 class WeightEstimate(NamedTuple):
@@ -115,3 +116,21 @@ def estimate_weights(
     total = (w * error).square().sum()
     sd = w * (((1 - w) * error) ** 2 + total - (w * error) ** 2).sqrt()
     return WeightEstimate(w, sd, stack.mean(0))
+
+
+def settle_weights(
+    problem: InverseProblem,
+    family: GaussianMixtureFamily,
+    scale: Scale,
+    smallest: float,
+    rounds: int,
+    groups: int,
+    generator: torch.Generator,
+    largest: float | None = None,
+) -> WeightEstimate:
+    """`estimate_weights` with the twin at a tenth of the prior's sd; levels from `smallest` to `largest`."""
+    reference = make_reference(problem, family, 0.1 * scale.sd, 3 * scale.sd, smallest)
+    top = problem.prior.sigma_range[1] if largest is None else largest
+    return estimate_weights(
+        problem, family, reference, smallest, top, rounds=rounds, groups=groups, generator=generator
+    )

@@ -17,6 +17,7 @@ from sciinstruct.inference.families.networks import residual_network
 from sciinstruct.inference.families.particles import GeneratorFamily, ParticleFamily
 from sciinstruct.inference.frames import Frames, isotropic_frames, laplace_frames
 from sciinstruct.inference.scale import Scale, more_draws
+from sciinstruct.inference.weights import settle_weights
 
 
 class Law(NamedTuple):
@@ -168,6 +169,8 @@ class Particles:
 class Generator:
     """A residual network on draws of a Gaussian-mixture start, with an auxiliary network for its score.
 
+    The network bends the start's law but moves no weight between far modes: the start's weights are settled first.
+
     Parameters
     ----------
     start : Mixture
@@ -176,12 +179,15 @@ class Generator:
         Hidden units (vectors) or channels (images) of the generator.
     auxiliary_steps, warmup : int
         Fits of the auxiliary network per generator step, and before the first.
+    weight_rounds : int
+        Evaluations that settle the weights of a start from Laplace frames; a start without them keeps equal weights.
     """
 
     start: Mixture = field(default_factory=Mixture)
     width: int = 64
     auxiliary_steps: int = 3
     warmup: int = 500
+    weight_rounds: int = 384
 
     def build(
         self,
@@ -194,6 +200,8 @@ class Generator:
     ) -> Law:
         """Make the law at its start."""
         base = self.start.build_mixture(problem, scale, sigma_min, generator, starts)
+        if self.start.laplace_levels and base.n_components > 1 and self.weight_rounds > 0:
+            settle_weights(problem, base, scale, sigma_min, self.weight_rounds, 8, generator)
         unit, like = scale.sd, scale.draws
         with _layers_from(generator):
             network: nn.Module = residual_network(base.event_shape, self.width).to(like)
