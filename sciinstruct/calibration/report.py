@@ -87,7 +87,7 @@ def write_report(
     """
     generator = generator or torch.Generator().manual_seed(0)
     posterior = dataclasses.replace(posterior, samples=posterior.samples.detach().cpu())
-    problem = None if problem is None else _on_cpu(problem)
+    problem = None if problem is None else on_cpu(problem)
     material = _gather(posterior, problem, truth, ring, peers, align, prior_samples, generator)
     material = dataclasses.replace(material, study=study)
     summary = summarise(material, generator)
@@ -105,7 +105,7 @@ def write_report(
     return ReportPaths(home / "report.html", home / "report.json", home / "posterior.nc", fits)
 
 
-def _on_cpu(problem: InverseProblem) -> InverseProblem:
+def on_cpu(problem: InverseProblem) -> InverseProblem:
     """The problem itself, or a copy if a part of it is on another device: a report is made on the CPU."""
     parts = (problem.prior, problem.likelihood)
     if all(tensor.device.type == "cpu" for part in parts for tensor in (*part.parameters(), *part.buffers())):

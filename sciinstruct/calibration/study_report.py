@@ -95,7 +95,7 @@ def _rank_dataset(report: CalibrationReport) -> "xarray.Dataset":
     import xarray
 
     ranks = torch.stack(list(report.ranks.values())).cpu().numpy()
-    pixels = report.pixel_ranks["all"].reshape(report.n, *report.mean_z.shape).float().cpu().numpy()
+    pixels = report.pit_map.float().cpu().numpy()
     axes = tuple(f"event_{i}" for i in range(report.mean_z.ndim))
     data = {
         "ranks": (("quantity", "observation"), ranks),

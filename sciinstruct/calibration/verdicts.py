@@ -8,6 +8,7 @@ from typing import Any
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
 MIN_SAMPLES = 64
+MIN_STUDY = 100  # observations
 FEW = 5  # data
 
 
@@ -151,9 +152,10 @@ def ranks_verdict(check: str, p_values: Mapping[str, float]) -> Verdict:
     return Verdict(check, status, p, "corrected p at least 0.05", meaning, action)
 
 
-def coverage_verdict(error: float, signed: float) -> Verdict:
-    """Mean pixel coverage error over levels (ECE)."""
-    status = graded(error, error <= 0.01, error <= 0.03)
+def coverage_verdict(error: float, signed: float, chance: float = 0.0) -> Verdict:
+    """Mean pixel coverage error over levels (ECE); `chance` is what few observations reach without any error."""
+    good, tolerable = max(0.01, chance), max(0.03, 1.5 * chance)
+    status = graded(error, error <= good, error <= tolerable)
     side = "too narrow" if signed < 0 else "too wide"
     meaning = (
         "Pixel intervals cover as often as they say." if status == PASS else f"Pixel intervals are {side} on average."
@@ -161,15 +163,63 @@ def coverage_verdict(error: float, signed: float) -> Verdict:
     action = (
         "" if status == PASS else "See the coverage curve by region; a bright region can hide behind the background."
     )
-    return Verdict("pixel coverage error", status, error, "at most 0.01 (warning up to 0.03)", meaning, action)
+    threshold = f"at most {good:.2g} (warning up to {tolerable:.2g})"
+    if chance > 0.01:
+        threshold += ", widened from 0.01 to what chance allows"
+    return Verdict("pixel coverage error", status, error, threshold, meaning, action)
 
 
-def stein_verdict(ratio: float) -> Verdict:
+def size_verdict(n: int, n_samples: int, visible: float) -> Verdict:
+    """Enough observations and samples for bands that mean something?"""
+    enough = n >= MIN_STUDY and n_samples >= MIN_SAMPLES
+    threshold = f"at least {MIN_STUDY} observations of {MIN_SAMPLES} samples"
+    seen = f"an error of the width under {visible:.0%} could hide" if visible < 1 else "even gross errors could hide"
+    widened = "" if enough else "All bands are widened to match: "
+    meaning = f"{n} observations, {n_samples} samples each. {widened}{seen if widened else seen.capitalize()}."
+    action = "" if enough else "Use more observations before quoting a pass."
+    return Verdict("size of the study", PASS if enough else WARN, float(n), threshold, meaning, action)
+
+
+def support_verdicts(
+    stuck: float, clamped: float, bounds: tuple[float | None, float | None], outside_prior: int
+) -> list[Verdict]:
+    """Failures that make ranks meaningless: pixels without spread, clamped samples, truths of zero prior density."""
+    found = []
+    if stuck > 0:
+        meaning = "All samples agree on one value there, and the truth has another: the uncertainty is zero and wrong."
+        action = "Look for clamping, rounding or a collapsed solver."
+        found.append(Verdict("pixels without spread", FAIL, stuck, "none", meaning, action))
+    if clamped > 0:
+        limits = " and ".join(f"{bound:.3g}" for bound in bounds if bound is not None)
+        meaning = f"Samples pile up at {limits}, and this share of true pixels lies beyond: no sample can reach them."
+        action = "Do not clamp samples, or hold the truths to the same range."
+        found.append(Verdict("truth outside the samples' range", FAIL, clamped, "none", meaning, action))
+    if outside_prior:
+        meaning = f"The prior says that {outside_prior} of the truths are impossible (density zero)."
+        action = "Compare the units of prior and truths; then choose a prior that can make such images."
+        found.append(Verdict("truth outside the prior", FAIL, float(outside_prior), "none", meaning, action))
+    return found
+
+
+def chains_verdict(rhat: float, ess: float, chains: int) -> Verdict:
+    """Have the Markov chains mixed, and are they long enough? One chain has no R-hat: a warning."""
+    enough = ess >= 100 * chains
+    status = WARN if not math.isfinite(rhat) else graded(rhat, rhat <= 1.01 and enough, rhat <= 1.05)
+    value = f"R-hat {rhat:.3f}" if math.isfinite(rhat) else "one chain has no R-hat"
+    meaning = f"Worst over observations: {value}, worth {ess:.0f} independent draws."
+    action = "" if status == PASS else "Run longer chains, from starts far apart; ranks use the thinned draws."
+    threshold = "R-hat at most 1.01, 100 draws' worth per chain"
+    return Verdict("chains", status, rhat if math.isfinite(rhat) else None, threshold, meaning, action)
+
+
+def stein_verdict(ratio: float, standard_error: float = 0.0) -> Verdict:
     """Stein ratio under an exact prior."""
-    status = graded(ratio, 0.97 <= ratio <= 1.03, 0.9 <= ratio <= 1.1)
+    near, far = max(0.03, 3 * standard_error), max(0.1, 4 * standard_error)
+    status = graded(ratio, 1 - near <= ratio <= 1 + near, 1 - far <= ratio <= 1 + far)
     side = "too narrow" if ratio < 1 else "too wide or off the posterior"
     meaning = (
         "Not rejected: the width agrees with the posterior's score." if status == PASS else f"The samples are {side}."
     )
-    action = "" if status == PASS else "See the ratio by frequency band: it tells which scales are wrong."
-    return Verdict("Stein ratio", status, ratio, "0.97 to 1.03 (warning 0.9 to 1.1)", meaning, action)
+    action = "" if status == PASS else "Compare with the coverage and the spread-skill plot: which pixels are wrong?"
+    threshold = f"{1 - near:.2f} to {1 + near:.2f} (warning {1 - far:.2f} to {1 + far:.2f})"
+    return Verdict("Stein ratio", status, ratio, threshold, meaning, action)
