@@ -14,6 +14,8 @@ from sciinstruct.priors.problems.fields import (
     gaussian_problem,
     mixture_problem,
 )
+from sciinstruct.priors.problems.grid import GridPosterior
+from sciinstruct.priors.problems.nonlinear import BinaryClosurePhases, Magnitudes, closure_phases, phase_retrieval
 from sciinstruct.priors.problems.plane import mixture_2d, reference_mixture
 from sciinstruct.priors.problems.registry import PROBLEMS, make_problem
 
@@ -21,9 +23,13 @@ __all__ = [
     "FIELD_KINDS",
     "INSTRUMENTS",
     "PROBLEMS",
+    "BinaryClosurePhases",
     "ExactProblem",
+    "GridPosterior",
+    "Magnitudes",
     "MatrixOperator",
     "bump_fields",
+    "closure_phases",
     "fields_16",
     "gaussian_field",
     "gaussian_problem",
@@ -32,5 +38,6 @@ __all__ = [
     "mixture_problem",
     "mode_labels",
     "mode_shares",
+    "phase_retrieval",
     "reference_mixture",
 ]
