@@ -6,6 +6,7 @@ noised again to the next level. Exact for stationary Gaussian priors and linear 
 for all images is a guess. Posterior matching starts from it; alone it is a comparator.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator, randn_like, track
 from sciinstruct.diffusion import log_uniform
+from sciinstruct.inference.checkpoint import load_checkpoint
 from sciinstruct.inference.energy import energy
 from sciinstruct.inference.error_law import ErrorLaw, error_laws
+from sciinstruct.inference.journal import Journal
 from sciinstruct.inference.scale import Scale, prior_scale
 
 _Ladder = Sequence[tuple[float, ErrorLaw]]
@@ -77,11 +80,18 @@ class AnnealedGaussNewton:
         generator: torch.Generator | int | None = None,
         progress: bool = False,
         callback: Callback | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Posterior:
-        """Draw `n_samples` images; see `sciinstruct.Solver`. Needs a likelihood with whitened residuals."""
+        """Draw `n_samples` images; see `sciinstruct.Solver`. Needs a likelihood with whitened residuals.
+
+        With `checkpoint` every finished batch is kept there; with ``resume=True`` the run goes on from it.
+        """
         g, began = make_generator(generator), time.perf_counter()
-        x = self.walk(problem, n_samples, g, dtype=dtype, progress=progress, callback=callback)
+        saved = load_checkpoint(checkpoint) if resume and checkpoint is not None else None
+        journal = Journal(g, checkpoint, saved)
+        x = self.walk(problem, n_samples, g, dtype=dtype, progress=progress, callback=callback, journal=journal)
         attributes = {"solver": "AnnealedGaussNewton", "settings": asdict(self), "preserves_bayes": False}
         attributes["seconds"] = time.perf_counter() - began
         return Posterior(problem.prior.to_physical(x), problem.coordinates, attributes)
@@ -95,6 +105,7 @@ class AnnealedGaussNewton:
         dtype: torch.dtype = torch.float32,
         progress: bool = False,
         callback: Callback | None = None,
+        journal: Journal | None = None,
     ) -> Tensor:
         """Images (n, *event) in the prior's units; some share a start where more than 1 - 1/starts of them got stuck.
 
@@ -105,7 +116,8 @@ class AnnealedGaussNewton:
         """
         scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
         ladder = self._ladder(problem, scale, generator)
-        walker = _Walker(problem, self.iterations, self.batch, generator, progress, callback)
+        journal = journal or Journal(generator)
+        walker = _Walker(problem, self.iterations, self.batch, generator, progress, callback, journal)
         shape = (round(self.starts * n), *problem.prior.event_shape)
         noise = ladder[0][0] * torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
         x = walker.down(noise, ladder[: self.levels], "annealing")
@@ -154,20 +166,23 @@ class _Walker:
     generator: torch.Generator
     progress: bool
     callback: Callback | None
+    journal: Journal
 
     def noised(self, x: Tensor, sigma: float) -> Tensor:
         return x + sigma * randn_like(x, self.generator)
 
     def down(self, noisy: Tensor, ladder: _Ladder, description: str) -> Tensor:
         """Clean images at the last level of `ladder`, from noisy ones (n, *event) at its first."""
-        done: list[Tensor] = []
-        for index, some in enumerate(track(noisy.split(self.batch), progress=self.progress, description=description)):
+        batches = noisy.split(self.batch)
+        done = self.journal.begin(batches)
+        for some in track(batches[len(done) :], progress=self.progress, description=description):
             x0 = some
             for step, (sigma, law) in enumerate(ladder):
                 x0 = self._draw(x0 if step == 0 else self.noised(x0, sigma), sigma, law)
             done.append(x0)
+            self.journal.keep(done)
             if self.callback is not None:
-                self.callback(index, {"done": float(sum(len(d) for d in done))})
+                self.callback(len(done) - 1, {"done": float(sum(len(d) for d in done))})
         return torch.cat(done)
 
     def _draw(self, x: Tensor, sigma: float, law: ErrorLaw) -> Tensor:
@@ -203,6 +218,21 @@ class _Walker:
         cost = misfit + (shift * dual).sum(-1)
         best, rows = cost.nan_to_num(nan=float("inf")).argmin(0), torch.arange(len(centre), device=centre.device)
         return shift[best, rows], dual[best, rows]
+
+
+def randomised_optimum(
+    problem: InverseProblem, centre: Tensor, law: ErrorLaw, iterations: int, generator: torch.Generator
+) -> Tensor:
+    """Minimise |residuals - noise|^2 + |z - centre|^2_C over z, from z = `centre` (B, *event), noise drawn afresh.
+
+    With `centre` drawn from N(x, C) the minimum is a draw of the density p(y | z) N(z; x, C), exact for linear data.
+
+    References
+    ----------
+    Bardsley et al. 2014, "Randomize-then-optimize".
+    """
+    walker = _Walker(problem, iterations, len(centre), generator, False, None)
+    return torch.cat([walker._optimise(some, law) for some in centre.split(_CHUNK)])
 
 
 def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:

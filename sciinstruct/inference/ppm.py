@@ -19,6 +19,7 @@ from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.checkpoint import load_checkpoint, save_checkpoint
 from sciinstruct.inference.families import Generator, Mixture, Particles
 from sciinstruct.inference.fitted import FittedPosterior
+from sciinstruct.inference.journal import Journal
 from sciinstruct.inference.run_state import RunState
 from sciinstruct.inference.scale import Scale, prior_scale
 from sciinstruct.inference.steps import auxiliary_step, level_step, score_step
@@ -105,8 +106,8 @@ class PPM:
         generator : torch.Generator or int, optional
             Source of randomness, on the problem's device.
         checkpoint : path, optional
-            Where the state is kept, written every tenth of the run and on interruption; with ``resume=True`` the run
-            goes on from it.
+            Where the state is kept, written with every batch of an annealed start, then every tenth of the run and on
+            interruption; with ``resume=True`` the run goes on from it.
 
         Returns
         -------
@@ -144,11 +145,12 @@ class PPM:
         """As `run`, but return the law; `starts` (K, *event), in the prior's units, replace draws of the prior."""
         began = time.perf_counter()
         saved = load_checkpoint(checkpoint) if resume and checkpoint is not None else None
-        if saved is not None and starts is None and isinstance(self.family, Particles):
+        fitting = saved is not None and "annealing" not in saved
+        if fitting and starts is None and isinstance(self.family, Particles):
             starts = torch.zeros(self.family.count, *problem.prior.event_shape, dtype=dtype)  # the file has them
         g = make_generator(generator)
-        state, scale = self._start(problem, starts, g, dtype, progress)
-        if saved is not None:
+        state, scale = self._start(problem, starts, dtype, progress, Journal(g, checkpoint, saved))
+        if saved is not None and fitting:
             state.restore(saved)
         self._loop(problem, state, scale.sd, progress, callback, checkpoint)
         state.use_average()
@@ -169,7 +171,7 @@ class PPM:
     ) -> None:
         """Take the steps; on failure or interruption, which takes effect between steps, keep the last good state."""
         if checkpoint is not None and state.step == 0:
-            save_checkpoint(checkpoint, state.dump())  # the start can be the longest part
+            save_checkpoint(checkpoint, state.dump())
         try:
             with deferred_interrupt() as interrupted:
                 for step in track(range(state.step, self.steps), progress=progress, description="posterior matching"):
@@ -186,16 +188,14 @@ class PPM:
             raise
 
     def _start(
-        self,
-        problem: InverseProblem,
-        starts: Tensor | None,
-        generator: torch.Generator,
-        dtype: torch.dtype,
-        progress: bool,
+        self, problem: InverseProblem, starts: Tensor | None, dtype: torch.dtype, progress: bool, journal: Journal
     ) -> tuple[RunState, Scale]:
-        smin, smax = self._range(problem)
+        generator, (smin, smax) = journal.generator, self._range(problem)
         scale = prior_scale(problem, 128, generator, torch.zeros((), dtype=dtype, device=generator.device))
-        family, auxiliary = self.family.build(problem, scale, smin, generator, starts, progress)
+        if starts is None and isinstance(self.family, Particles) and self.family.start is not None:
+            start, count = self.family.start, self.family.count
+            starts = start.walk(problem, count, generator, dtype=dtype, progress=progress, journal=journal)
+        family, auxiliary = self.family.build(problem, scale, smin, generator, starts)
         window = 0.05 * self.steps
         state = RunState(family, auxiliary, generator, smin, smax, window=window, damping=self.damping)
         return state, scale

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from sciinstruct.core import InverseProblem, Likelihood, SolverError, randn_like
-from sciinstruct.inference import AnnealedGaussNewton
+from sciinstruct.inference import PPM, AnnealedGaussNewton, Particles
 from sciinstruct.inference.annealing import dual_solve
 from sciinstruct.inference.energy import prior_energy
 from sciinstruct.inference.error_law import ErrorLaw, error_laws
+from sciinstruct.inference.journal import Journal
 from sciinstruct.inference.modes import cluster_images
 from sciinstruct.operators import GaussianBlur, PixelMask
 from sciinstruct.priors import GaussianField, GaussianPrior, exact_posterior, power_law
+from sciinstruct.priors.problems import MatrixOperator
 
 F64 = torch.float64
 
@@ -132,3 +134,56 @@ def test_stuck_starts_are_not_chosen():
     cost = torch.tensor([0.0, 50, 1, 2, 60, 3, float("inf"), 4])
     chosen = AnnealedGaussNewton()._choose(x, cost, 5, seeded(1))
     assert sorted(chosen[:, 0].tolist()) == [0, 2, 3, 5, 7]
+
+
+def walks_in_the_plane():
+    """A problem and a short walk in batches of four: four coarse ones and two fine ones."""
+    prior = GaussianPrior(torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64))
+    likelihood = Likelihood(MatrixOperator(torch.eye(2)[:1]), 0.5, torch.ones(1, dtype=F64))
+    return InverseProblem(prior, likelihood), AnnealedGaussNewton(levels=3, fine_levels=3, batch=4)
+
+
+def interrupted_after(monkeypatch, batches):
+    """Let the journal keep `batches` batches and then interrupt."""
+    keep, kept = Journal.keep, []
+
+    def once(self, done):
+        keep(self, done)
+        kept.append(1)
+        if len(kept) == batches:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "keep", once)
+
+
+@pytest.mark.parametrize("batches", [1, 4, 5])
+@pytest.mark.parametrize("matched", [False, True])
+def test_an_interrupted_walk_goes_on_to_the_same_images(batches, matched, tmp_path, monkeypatch):
+    """Within the first stage, at its end, and within the second; alone and as the start of posterior matching."""
+    problem, walk = walks_in_the_plane()
+    solver = PPM(Particles(8, start=walk), steps=3, batch=8) if matched else walk
+    whole = solver.run(problem, 8, generator=seeded(1), dtype=F64).samples
+    path = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, batches)
+        with pytest.raises(KeyboardInterrupt):
+            solver.run(problem, 8, generator=seeded(1), dtype=F64, checkpoint=path)
+    calls = []
+    with monkeypatch.context() as patch:
+        keep = Journal.keep
+        patch.setattr(Journal, "keep", lambda self, done: (keep(self, done), calls.append(1)))
+        resumed = solver.run(problem, 8, generator=seeded(1), dtype=F64, checkpoint=path, resume=True).samples
+    assert torch.equal(resumed, whole)
+    assert len(calls) == 6 - batches  # nothing done twice
+
+
+def test_a_walk_of_another_problem_is_refused(tmp_path, monkeypatch):
+    problem, walk = walks_in_the_plane()
+    path = tmp_path / "state"
+    walk.run(problem, 8, generator=seeded(1), dtype=F64, checkpoint=path)
+    other = InverseProblem(
+        GaussianPrior(torch.zeros(3, dtype=F64), torch.eye(3, dtype=F64)),
+        Likelihood(MatrixOperator(torch.eye(3)[:2]), 0.5, torch.ones(2, dtype=F64)),
+    )
+    with pytest.raises(SolverError, match="another problem or law"):
+        walk.run(other, 8, generator=seeded(1), dtype=F64, checkpoint=path, resume=True)

@@ -79,7 +79,6 @@ class Mixture:
         sigma_min: float,
         generator: torch.Generator,
         starts: Tensor | None = None,
-        progress: bool = False,
     ) -> Law:
         """Make the law at its start; `starts` (K, *event) replaces draws of the prior."""
         return Law(self.build_mixture(problem, scale, sigma_min, generator, starts), None)
@@ -125,7 +124,7 @@ class Particles:
     warmup, auxiliary_steps : int
         Fits of the auxiliary network before the first step, and per step.
     start : AnnealedGaussNewton, optional
-        How the particles start; None starts at draws of the prior.
+        How `PPM` starts the particles; None starts at draws of the prior.
     """
 
     count: int = 64
@@ -142,10 +141,9 @@ class Particles:
         sigma_min: float,
         generator: torch.Generator,
         starts: Tensor | None = None,
-        progress: bool = False,
     ) -> Law:
         """Make the law at its start, or at `starts` (K, *event)."""
-        points = starts if starts is not None else self._points(problem, scale, generator, progress)
+        points = starts if starts is not None else more_draws(problem, scale, self.count, generator)
         tau = 0.0 if self.auxiliary == "gaussian" else self.tau * scale.sd
         family = ParticleFamily(points, scale.sd, tau)
         if self.auxiliary == "gaussian":
@@ -158,11 +156,6 @@ class Particles:
         rate = 5e-4 if trained else 2e-3  # a trained copy only has to follow
         score = NetworkScore(network, scale.sd, steps=self.auxiliary_steps, warmup=self.warmup, learning_rate=rate)
         return Law(family, score)
-
-    def _points(self, problem: InverseProblem, scale: Scale, generator: torch.Generator, progress: bool) -> Tensor:
-        if self.start is None:
-            return more_draws(problem, scale, self.count, generator)
-        return self.start.walk(problem, self.count, generator, dtype=scale.draws.dtype, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -196,7 +189,6 @@ class Generator:
         sigma_min: float,
         generator: torch.Generator,
         starts: Tensor | None = None,
-        progress: bool = False,
     ) -> Law:
         """Make the law at its start."""
         base = self.start.build_mixture(problem, scale, sigma_min, generator, starts)
