@@ -11,7 +11,7 @@ import typer
 from sciinstruct import SciinstructError, __version__
 
 if TYPE_CHECKING:
-    from sciinstruct.jobs import JobResult
+    from sciinstruct.jobs import CalibrationResult, JobResult
 
 app = typer.Typer(
     name="sciinstruct",
@@ -139,6 +139,49 @@ def reconstruct(
         _announce(result)
 
 
+@app.command()
+def calibrate(
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Samples (N, S, ...): .npz or .npy, .nc (arviz too), or a folder of .nc, one per observation."
+        ),
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="Truths (N, ...), unless --samples holds them.")] = None,
+    kind: Annotated[
+        str,
+        typer.Option(help="Where those truths come from: 'held-out', or the method's own prior 'self-consistency'."),
+    ] = "held-out",
+    chains: Annotated[
+        int | None, typer.Option(min=1, help="Markov chains behind each observation's samples, one after the other.")
+    ] = None,
+    problem: Annotated[str | None, typer.Option(help="Or: a packaged problem, such as '16x16 blur'.")] = None,
+    solver: Annotated[str, typer.Option(help="What solves it: PPM, DPS, RedDiff, ... or exact.")] = "PPM",
+    n: Annotated[int, typer.Option("--n", min=16, help="Problems to solve, each with its own truth.")] = 100,
+    draws: Annotated[int, typer.Option(min=8, help="Posterior samples of each.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; more than 0 needs Dask. Same numbers.")] = 0,
+    out: Out = Path("sciinstruct-calibration"),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Test posterior samples against known truths: those of a file, or a solver's on a packaged problem.
+
+    Exits with 0 if no check failed and with 3 if one did. A study that was interrupted goes on with the same command.
+    """
+    if (samples is None) == (problem is None):
+        raise typer.BadParameter("give either --samples or --problem")
+    with _readable_errors("The same command goes on from what is in --out."):
+        from sciinstruct import jobs
+
+        if samples is not None:
+            result = jobs.calibrate_files(samples, out, truth=truth, kind=kind, chains=chains)
+        else:
+            result = jobs.calibrate_solver(
+                str(problem), solver, out, n=n, n_samples=draws, seed=seed, workers=workers, progress=not quiet
+            )
+        _announce_verdict(result)
+
+
 @priors_app.command("list")
 def list_priors() -> None:
     """Name, size and one line for each packaged prior."""
@@ -211,6 +254,14 @@ def _announce(result: "JobResult") -> None:
         console.print(f"[red]warning:[/red] {warning}", highlight=False)
     console.print(f"{len(result.posterior.samples)} samples in {result.seconds:.0f} s", highlight=False)
     typer.echo(f"report: {result.report.html}")
+
+
+def _announce_verdict(result: "CalibrationResult") -> None:
+    """One line of verdict, one with the report's place; exit code 3 if a check failed."""
+    typer.echo(result.report.verdict)
+    typer.echo(f"report: {result.paths.html}")
+    if result.report.status == "fail":
+        raise typer.Exit(3)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinstruct.calibration.chains import independent_draws, is_arviz, stack_arviz
+from sciinstruct.calibration.chains import independent_draws, is_arviz, per_observation, stack_arviz
 
 
 class Events(NamedTuple):
@@ -23,8 +23,8 @@ def as_events(samples: Any, truth: Any, chains: int | None) -> Events:
 
     Parameters
     ----------
-    samples : Tensor, array, xarray.DataArray, or sequence of N arviz objects
-        (N, S, *event_shape); an arviz object per observation holds chains.
+    samples : Tensor, array, xarray.DataArray, arviz object, or sequence of N of them
+        (N, S, *event_shape); an arviz object holds the chains of one observation, or has a dim ``observation``.
     truth : Tensor, array or xarray.DataArray, shape (N, *event_shape)
     chains : int, optional
         Chains that an observation's samples consist of, one after the other.
@@ -36,7 +36,7 @@ def as_events(samples: Any, truth: Any, chains: int | None) -> Events:
     """
     _check_labels(samples, truth)
     if is_arviz(samples):
-        raise ValueError("samples must be one arviz object per observation, in a list, got a single object")
+        samples = per_observation(samples)
     if isinstance(samples, Sequence) and len(samples) and all(is_arviz(one) for one in samples):
         walks = stack_arviz(samples)
         return _thinned(walks, _tensor(truth))

@@ -150,6 +150,17 @@ def stack_arviz(objects: Sequence[Any], variable: str | None = None) -> Tensor:
     return torch.stack(found)
 
 
+def per_observation(data: Any) -> list[Any]:
+    """Cut an arviz object along its dim ``observation``; ValueError if it has none."""
+    group = _posterior_group(data)
+    if "observation" not in group.dims:
+        raise ValueError(
+            "an arviz object must have a dim 'observation', or come in a list with one per observation; "
+            f"its dims are {', '.join(map(str, group.dims))}"
+        )
+    return [group.isel(observation=i) for i in range(group.sizes["observation"])]
+
+
 def is_arviz(data: object) -> bool:
     """Whether `data` holds a posterior group."""
     return hasattr(data, "posterior") or (hasattr(data, "dims") and {"chain", "draw"} <= set(data.dims))

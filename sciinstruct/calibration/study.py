@@ -91,7 +91,8 @@ class CalibrationReport:
         if warned:
             return f"warn: no check failed, {len(warned)} need a look ({', '.join(warned)}); {size}"
         visible = self.numbers["smallest_visible_width_error"]
-        return f"pass: not rejected by {len(self.verdicts)} checks; {size}, width errors under {visible:.0%} may hide"
+        seen = f"one quantity alone shows width errors from {visible:.0%}"
+        return f"pass: not rejected by {len(self.verdicts)} checks; {size}, {seen}"
 
     @property
     def coverage(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whole jobs, from a file to a report: what the command line, the examples and a notebook call."""
 
+from sciinstruct.jobs.calibration import CalibrationResult, calibrate_files, calibrate_solver
 from sciinstruct.jobs.demo import demo
 from sciinstruct.jobs.reconstruction import (
     JobResult,
@@ -10,7 +11,10 @@ from sciinstruct.jobs.reconstruction import (
 from sciinstruct.jobs.training import train_from
 
 __all__ = [
+    "CalibrationResult",
     "JobResult",
+    "calibrate_files",
+    "calibrate_solver",
     "demo",
     "interferometry_problem",
     "reconstruct_observation",
