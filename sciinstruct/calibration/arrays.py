@@ -40,7 +40,7 @@ def as_events(samples: Any, truth: Any, chains: int | None) -> Events:
     if isinstance(samples, Sequence) and len(samples) and all(is_arviz(one) for one in samples):
         walks = stack_arviz(samples)
         return _thinned(walks, _tensor(truth))
-    found, truth = _tensor(samples), _tensor(truth)
+    found, truth = _tensor(samples, "samples"), _tensor(truth)
     if chains is None:
         return Events(found, truth, None)
     if chains < 1 or found.ndim < 2 or found.shape[1] % chains:
@@ -53,8 +53,13 @@ def _thinned(walks: Tensor, truth: Tensor) -> Events:
     return Events(samples, truth, numbers)
 
 
-def _tensor(values: Any) -> Tensor:
-    found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+def _tensor(values: Any, name: str = "truth") -> Tensor:
+    try:
+        found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} must be a tensor, an array, or arviz objects with a posterior, got {type(values).__name__}"
+        ) from error
     return found if found.is_floating_point() else found.double()
 
 

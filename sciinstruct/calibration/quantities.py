@@ -66,22 +66,48 @@ class Quantity:
         return float(randomised_ranks(values[None], values.new_tensor([truth]), generator))
 
     def summary(self, generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Median, 68 and 95 % central intervals, share of samples without a value, truth and its rank; JSON-able."""
+        """Median, 68 and 95 % central intervals, share of samples without a value, truth and its rank; JSON-able.
+
+        Intervals end between the order statistics that hold a calibrated truth as often as they say: wider than the
+        samples' own quantiles. Fewer than 39 samples cannot promise 95 %; the interval is then their range, and
+        ``interval_levels`` says what that holds.
+        """
         values = self.finite
-        if len(values):
-            levels = values.new_tensor([0.5, 0.16, 0.84, 0.025, 0.975])
-            median, low68, high68, low95, high95 = torch.quantile(values, levels).tolist()
-        else:
-            median = low68 = high68 = low95 = high95 = None
+        low68, high68, level68 = sample_interval(values, 0.68)
+        low95, high95, level95 = sample_interval(values, 0.95)
         return {
             "unit": self.unit,
-            "median": median,
+            "median": float(torch.quantile(values, 0.5)) if len(values) else None,
             "interval_68": [low68, high68],
             "interval_95": [low95, high95],
+            "interval_levels": [level68, level95],
             "missing_fraction": 1 - len(values) / len(self.values),
             "truth": self.local_truth,
             "rank": self.rank(generator),
         }
+
+
+def sample_interval(values: Tensor, level: float) -> tuple[float | None, float | None, float | None]:
+    r"""Central interval of `values` (S,) that holds one more draw of their law with probability `level`.
+
+    Its ends lie at the positions :math:`(1 \mp \text{level})/2 \cdot (S + 1)` among the ordered values, where one more
+    draw falls below with just that probability (the ranks of S + 1 exchangeable draws are uniform).
+
+    Returns
+    -------
+    tuple
+        Low, high, and the level they really have: `level`, or :math:`(S - 1)/(S + 1)` where S is too small and the
+        interval is the range. Three None if there are fewer than two values.
+    """
+    s = len(values)
+    if s < 2:
+        return None, None, None
+    ordered = values.double().sort().values
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64) * (s + 1) - 1
+    inside = ends.clamp(0, s - 1)
+    below = inside.floor().long().clamp(max=s - 2)
+    low, high = torch.lerp(ordered[below], ordered[below + 1], inside - below).tolist()
+    return low, high, min(level, (s - 1) / (s + 1))
 
 
 def as_quantities(entries: Mapping[str, "Tensor | Quantity"] | None, n_samples: int) -> dict[str, Quantity]:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinstruct.calibration.arrays import check_coordinates
+from sciinstruct.calibration.chains import is_arviz, posterior_from_arviz
 from sciinstruct.calibration.page import staging, write_json, write_page
 from sciinstruct.calibration.pictures import report_sections
 from sciinstruct.calibration.quantities import Quantity, as_quantities
@@ -32,11 +34,11 @@ class ReportPaths:
 
 
 def write_report(
-    posterior: Posterior,
+    posterior: Any,
     folder: str | os.PathLike[str],
     *,
     problem: InverseProblem | None = None,
-    truth: Tensor | None = None,
+    truth: Any | None = None,
     ring: Mapping[str, Tensor | Quantity] | None = None,
     peers: Mapping[str, Mapping[str, float]] | None = None,
     align: Callable[[Tensor], Tensor] | None = None,
@@ -49,14 +51,14 @@ def write_report(
 
     Parameters
     ----------
-    posterior : Posterior
-        In physical units.
+    posterior : Posterior or arviz object
+        In physical units. An arviz object's R-hat, effective sample size and Monte Carlo error are reported too.
     folder : path
         Made if absent. Files of an earlier report in it are replaced, all together, only once the new ones are whole.
     problem : InverseProblem, optional
         Adds chi-square, posterior-predictive checks, residuals, and the change from prior to posterior.
-    truth : Tensor, shape (*event_shape), optional
-        The true image in physical units, for simulated data.
+    truth : Tensor or xarray.DataArray, shape (*event_shape), optional
+        The true image in physical units, for simulated data. Labelled axes must be the posterior's.
     ring : dict of Tensor (S,) or Quantity, optional
         Derived numbers per sample, ring parameters or any other: a table with intervals and a histogram each.
     peers : dict of dict, optional
@@ -81,11 +83,13 @@ def write_report(
     Raises
     ------
     ValueError
-        If `truth` or a quantity does not fit the samples.
+        If `truth`, its coordinates or a quantity do not fit the samples.
     OutputError
         If the folder cannot be written; nothing is left behind then.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    posterior = posterior_from_arviz(posterior) if is_arviz(posterior) else posterior
+    truth = None if truth is None else _unlabelled(truth, posterior)
     posterior = dataclasses.replace(posterior, samples=posterior.samples.detach().cpu())
     problem = None if problem is None else on_cpu(problem)
     material = _gather(posterior, problem, truth, ring, peers, align, prior_samples, generator)
@@ -149,6 +153,15 @@ def _gather(
         None if prior_samples is None else prior_samples.detach().cpu().double(),
         peers,
     )
+
+
+def _unlabelled(truth: Any, posterior: Posterior) -> Tensor:
+    """The truth as a tensor, once its coordinates are those of the posterior."""
+    if hasattr(truth, "coords"):
+        given = {str(axis): truth[axis].values for axis in truth.dims if axis in truth.coords}
+        check_coordinates(given, {axis: values for axis, (values, _) in posterior.coordinates.items()})
+        truth = truth.values
+    return torch.as_tensor(truth)
 
 
 def _one_event(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

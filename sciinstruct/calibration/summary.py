@@ -18,7 +18,7 @@ from sciinstruct.calibration.scores import fair_crps, normalised_cross_correlati
 from sciinstruct.core import BaseLikelihood, GaussianNoise, InverseProblem, Likelihood, Posterior
 from sciinstruct.core.posterior_io import event_axes, json_safe
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 BRIGHT = 0.2  # share of the truth's peak above which a pixel counts as bright
 _PACKAGES = ("torch", "numpy", "scipy", "xarray", "astropy", "matplotlib")
