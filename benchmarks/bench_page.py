@@ -1,0 +1,173 @@
+"""Tables and plots of `benchmarks.bench`, from its file of results."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_measures import COVERAGE_TRUTHS, NOMINAL, REFERENCES
+from sciinstruct.core import atomic_path
+from sciinstruct.core.posterior_io import json_safe
+from sciinstruct.priors.problems import PROBLEMS
+
+Row = dict[str, Any]
+COLUMNS = (
+    "problem", "solver", "draws", "failed", "sliced_w2", "w2_ratio", "w2_ratio_error", "coverage_error",
+    "weight_error", "missed_modes", "crps", "crps_ratio", "tarp_p", "network_calls", "seconds", "error",
+)  # fmt: skip
+ABOUT = f"""\
+# The bench: every solver on every exact problem
+
+`python -m benchmarks.bench --draws {{draws}}`: problems of `sciinstruct.priors.problems`, seeds from 0, every solver
+with one setting throughout (below), the exact denoiser for all. 'exact' is as many draws of the posterior itself:
+the sampling floor. Rows named deepinv are that package's samplers on the same problems, with the same denoiser, in
+the same run.
+
+- **W2**: sliced Wasserstein-2 distance to exact draws, mean over problems' draws ({REFERENCES} sets of exact draws
+  each). **W2/floor**: mean of its ratio to the floor of the same draw, and the standard error of that mean.
+- **coverage**: mean of |coverage - level| of central intervals per coordinate over 10-95 %, {COVERAGE_TRUTHS} exact
+  draws per problem as truths, pooled over problems.
+- **weights**: largest error of a mode's weight in any draw. **missed**: modes of weight 0.1 or more that got less than
+  a tenth of it, all draws together.
+- **CRPS**: fair score of single coordinates against exact draws, mean; no law has a smaller one than the exact.
+- **TARP**: p-value (Kolmogorov-Smirnov) that ranks of the true images' distances to half of the samples' mean, among
+  the other half's, are uniform: one rank per draw, so that few draws see only gross errors.
+- **calls**: images through the prior's denoiser (for NUTS: densities asked) per sample returned, training included;
+  a call whose gradient is taken counts once.
+- **seconds**: wall clock per run, one thread of a machine shared with other work.
+"""
+
+
+def summarise(records: Iterable[Row]) -> list[Row]:
+    """One row per problem and solver, problems and solvers in the order of their first result."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for record in records:
+        groups.setdefault((record["problem"], record["solver"]), []).append(record)
+    order = {name: i for i, name in enumerate(PROBLEMS)}
+    floors = {
+        (record["problem"], record["seed"]): record
+        for (_, solver), rows in groups.items()
+        if solver == "exact"
+        for record in rows
+    }
+    ranked = sorted(groups, key=lambda key: order.get(key[0], len(order)))
+    return [summary_row(*key, groups[key], floors) for key in ranked]
+
+
+def summary_row(problem: str, solver: str, records: list[Row], floors: dict[tuple[str, int], Row]) -> Row:
+    """Averages over draws; where all failed, the error alone."""
+    done = [record for record in records if "error" not in record]
+    errors = [record["error"] for record in records if "error" in record]
+    row: Row = {"problem": problem, "solver": solver, "draws": len(records), "failed": len(errors)}
+    row["error"] = errors[0] if errors else ""
+    if not done:
+        return row
+    pairs = [(record, floors[problem, record["seed"]]) for record in done if (problem, record["seed"]) in floors]
+    ratios = [record["sliced_w2"] / floor["sliced_w2"] for record, floor in pairs]
+    coverage = np.mean([record["coverage"] for record in done], 0)
+    return row | {
+        "sliced_w2": mean(done, "sliced_w2"),
+        "w2_ratio": statistics.fmean(ratios) if ratios else math.nan,
+        "w2_ratio_error": statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else math.nan,
+        "coverage_error": float(np.abs(coverage - np.array(NOMINAL)).mean()),
+        "weight_error": max(record["weight_error"] for record in done),
+        "missed_modes": sum(record["missed_modes"] for record in done),
+        "crps": mean(done, "crps"),
+        "crps_ratio": mean([r for r, _ in pairs], "crps") / mean([f for _, f in pairs], "crps") if pairs else math.nan,
+        "tarp_p": uniform_p([record["tarp_rank"] for record in done]),
+        "network_calls": mean(done, "network_calls"),
+        "seconds": mean(done, "seconds"),
+        "settings": done[-1]["settings"],
+    }
+
+
+def mean(records: list[Row], name: str) -> float:
+    """Average of one number over records."""
+    return statistics.fmean(record[name] for record in records)
+
+
+def uniform_p(ranks: list[float]) -> float:
+    """P-value of the Kolmogorov-Smirnov test for uniform ranks."""
+    from scipy.stats import kstest
+
+    return float(kstest(ranks, "uniform").pvalue)
+
+
+def line(row: Row) -> str:
+    """One line of a problem's table."""
+    note = f" ({row['failed']} of {row['draws']} failed)" if row["failed"] else ""
+    if "sliced_w2" not in row:
+        text = row["error"].replace("|", "\\|")
+        return f"| {row['solver']} | failed: {text} | | | | | | | | |"
+    spread = "" if math.isnan(row["w2_ratio_error"]) else f" ± {row['w2_ratio_error']:.2f}"
+    return (
+        f"| {row['solver']}{note} | {row['sliced_w2']:.4f} | {row['w2_ratio']:.2f}{spread} "
+        f"| {row['coverage_error']:.3f} | {row['weight_error']:.3f} | {row['missed_modes']} "
+        f"| {row['crps']:.4f} | {row['tarp_p']:.3f} | {row['network_calls']:.0f} | {row['seconds']:.1f} |"
+    )
+
+
+def standing(rows: list[Row]) -> list[str]:
+    """How PPM stands, problem by problem: its rank in distance, and the best other solver's numbers beside its own."""
+    said = ["## PPM beside the best other", "", "| problem | PPM's place in W2 | W2/floor | best other | W2/floor |"]
+    said += ["|---|---|---|---|---|"]
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        ranked = [r for r in rows if r["problem"] == problem and r["solver"] != "exact" and "sliced_w2" in r]
+        ranked.sort(key=lambda row: row["w2_ratio"])
+        place = next((i for i, row in enumerate(ranked) if row["solver"] == "PPM"), None)
+        others = [row for row in ranked if row["solver"] != "PPM"]
+        if place is None or not others:
+            continue
+        said.append(
+            f"| {problem} | {place + 1} of {len(ranked)} | {ranked[place]['w2_ratio']:.2f} "
+            f"| {others[0]['solver']} | {others[0]['w2_ratio']:.2f} |"
+        )
+    return [*said, ""]
+
+
+def markdown(rows: list[Row], plots: list[str]) -> str:
+    """Text of the page."""
+    lines = [ABOUT.format(draws=max(row["draws"] for row in rows)), *standing(rows)]
+    lines += [f"![{name}]({name})\n" for name in plots]
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        lines += [f"## {problem}", ""]
+        lines += ["| solver | W2 | W2/floor | coverage | weights | missed | CRPS | TARP | calls | seconds |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+        lines += [line(row) for row in rows if row["problem"] == problem] + [""]
+    lines += ["## Settings", ""]
+    settings = {row["solver"]: row["settings"] for row in rows if row.get("settings", "None") != "None"}
+    plane = {"2-D mixture", "phase retrieval", "closure phases"}
+    for solver in settings:
+        for kind, inside in (("two parameters", True), ("fields", False)):
+            used = {r["settings"] for r in rows if r["solver"] == solver and (r["problem"] in plane) == inside
+                    and "settings" in r}  # fmt: skip
+            lines += [f"- {solver}, {kind}: `{text}`" for text in sorted(used)]
+    return "\n".join([*lines, ""])
+
+
+def write_pages(records: Iterable[Row], path: Path) -> None:
+    """Write the page, the two tables and the plots beside the file of results."""
+    from benchmarks.bench_plots import plot_calls, plot_coverage
+
+    records = list(records)
+    if not records:
+        raise SystemExit(f"no results in {path}: run without --page first")
+    rows = summarise(records)
+    plots = []
+    for name, draw in (("bench_calls.png", plot_calls), ("bench_coverage.png", plot_coverage)):
+        with atomic_path(path.with_name(name)) as temporary:
+            draw(rows, temporary)
+        plots.append(name)
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(json_safe({"nominal": NOMINAL, "rows": rows}), indent=1))
+    with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    with atomic_path(path.with_suffix(".md")) as temporary:
+        temporary.write_text(markdown(rows, plots))

@@ -1,0 +1,47 @@
+"""Who runs in `benchmarks.bench`: every solver of the package, and the peers that are installed."""
+
+import importlib.util
+
+import torch
+
+from benchmarks.exact_posteriors import FIELD_PPM, PLANE_PPM
+from sciinstruct.core import Solver
+from sciinstruct.inference import baselines
+from sciinstruct.inference.annealing import AnnealedGaussNewton
+from sciinstruct.inference.baselines.red_diff import RedDiff
+from sciinstruct.priors.problems import ExactProblem
+
+_PRINTED = {"RedDiff": "RED-diff", "PnPDM": "PnP-DM", "AnnealedLangevin": "annealed Langevin"}
+
+
+def is_plane(exact: ExactProblem) -> bool:
+    """Whether the problem has two parameters rather than pixels."""
+    return tuple(exact.problem.prior.event_shape) == (2,)
+
+
+def sizes(exact: ExactProblem) -> tuple[int, torch.dtype]:
+    """Number of samples asked of every solver, and their precision."""
+    if is_plane(exact):
+        return 1000, torch.float64
+    return {16: 500, 32: 256}.get(exact.problem.prior.event_shape[-1], 128), torch.float32
+
+
+def table(exact: ExactProblem) -> dict[str, Solver]:
+    """Printed name -> solver, for one problem; the package's baselines at their defaults."""
+    found: dict[str, Solver] = {
+        "PPM": PLANE_PPM if is_plane(exact) else FIELD_PPM,
+        "annealed Gauss-Newton": AnnealedGaussNewton(),
+    }
+    for name in baselines.__all__:
+        found[_PRINTED.get(name, name)] = getattr(baselines, name)()
+    found["RED-diff, published"] = RedDiff(weight=0.25, level_power=1.0)
+    return found | peers(exact)
+
+
+def peers(exact: ExactProblem) -> dict[str, Solver]:
+    """Samplers of deepinv, where it is installed and its physics can hold the problem."""
+    if importlib.util.find_spec("deepinv") is None:
+        return {}
+    from benchmarks.peers.deepinv_samplers import samplers
+
+    return samplers(exact.problem)
