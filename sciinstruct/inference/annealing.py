@@ -190,34 +190,7 @@ class _Walker:
         with torch.no_grad():
             mean = self.problem.prior.denoise(x, sigma)
         centre = mean + law.draw(mean, self.generator)
-        return torch.cat([self._optimise(some, law) for some in centre.split(_CHUNK)])
-
-    def _optimise(self, centre: Tensor, law: ErrorLaw) -> Tensor:
-        """Minimise |residuals - noise|^2 + |z - centre|^2_C over z, from z = centre."""
-        flat = centre.flatten(1)
-        shift = dual = torch.zeros_like(flat)  # shift = C dual
-        target: Tensor | None = None
-        for _ in range(self.iterations):
-            residual, jacobian = linearise(self.problem, (flat + shift).reshape(centre.shape))
-            target = randn_like(residual, self.generator) if target is None else target
-            linear = residual - target - (jacobian @ shift[..., None])[..., 0]
-            proposal = -dual_solve(jacobian, law, linear)
-            shift, dual = self._search(centre, target, (shift, dual), (law.apply(proposal), proposal))
-        return (flat + shift).reshape(centre.shape)
-
-    def _search(
-        self, centre: Tensor, target: Tensor, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Best of the points between `here` and `there`, each a shift and its dual (B, D)."""
-        fractions = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0], dtype=target.dtype, device=target.device)[:, None, None]
-        shift, dual = (a + fractions * (b - a) for a, b in zip(here, there))  # (n, B, D)
-        with torch.no_grad():
-            tried = (centre.flatten(1) + shift).reshape(-1, *centre.shape[1:])
-            residual = self.problem.likelihood.residuals(self.problem.prior.to_physical(tried))
-        misfit = (residual.reshape(*shift.shape[:2], -1) - target).square().sum(-1)
-        cost = misfit + (shift * dual).sum(-1)
-        best, rows = cost.nan_to_num(nan=float("inf")).argmin(0), torch.arange(len(centre), device=centre.device)
-        return shift[best, rows], dual[best, rows]
+        return randomised_optimum(self.problem, centre, law, self.iterations, self.generator)
 
 
 def randomised_optimum(
@@ -231,8 +204,41 @@ def randomised_optimum(
     ----------
     Bardsley et al. 2014, "Randomize-then-optimize".
     """
-    walker = _Walker(problem, iterations, len(centre), generator, False, None)
-    return torch.cat([walker._optimise(some, law) for some in centre.split(_CHUNK)])
+    return torch.cat([_optimise(problem, some, law, iterations, generator) for some in centre.split(_CHUNK)])
+
+
+def _optimise(
+    problem: InverseProblem, centre: Tensor, law: ErrorLaw, iterations: int, generator: torch.Generator
+) -> Tensor:
+    flat = centre.flatten(1)
+    shift = dual = torch.zeros_like(flat)  # shift = C dual
+    target: Tensor | None = None
+    for _ in range(iterations):
+        residual, jacobian = linearise(problem, (flat + shift).reshape(centre.shape))
+        target = randn_like(residual, generator) if target is None else target
+        linear = residual - target - (jacobian @ shift[..., None])[..., 0]
+        proposal = -dual_solve(jacobian, law, linear)
+        shift, dual = _search(problem, centre, target, (shift, dual), (law.apply(proposal), proposal))
+    return (flat + shift).reshape(centre.shape)
+
+
+def _search(
+    problem: InverseProblem,
+    centre: Tensor,
+    target: Tensor,
+    here: tuple[Tensor, Tensor],
+    there: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Best of the points between `here` and `there`, each a shift and its dual (B, D)."""
+    fractions = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.0], dtype=target.dtype, device=target.device)[:, None, None]
+    shift, dual = (a + fractions * (b - a) for a, b in zip(here, there))  # (n, B, D)
+    with torch.no_grad():
+        tried = (centre.flatten(1) + shift).reshape(-1, *centre.shape[1:])
+        residual = problem.likelihood.residuals(problem.prior.to_physical(tried))
+    misfit = (residual.reshape(*shift.shape[:2], -1) - target).square().sum(-1)
+    cost = misfit + (shift * dual).sum(-1)
+    best, rows = cost.nan_to_num(nan=float("inf")).argmin(0), torch.arange(len(centre), device=centre.device)
+    return shift[best, rows], dual[best, rows]
 
 
 def linearise(problem: InverseProblem, x: Tensor) -> tuple[Tensor, Tensor]:
