@@ -1,5 +1,7 @@
 """What chance alone does to the pixel coverage error: every sample takes its turn as the truth."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -8,8 +10,15 @@ from sciinstruct.calibration.ranks import LEVELS
 MAX_PIXELS = 512
 
 
-def coverage_error_by_chance(samples: Tensor, generator: torch.Generator | None = None, share: float = 0.95) -> float:
-    """Mean coverage error that a calibrated method stays below with probability `share`, at this N, S and correlation.
+class ChanceCoverage(NamedTuple):
+    """What calibrated methods show at this N, S and correlation."""
+
+    error: float  # mean coverage error that 95 % of them stay below
+    band: Tensor  # (2, levels): between these lies the coverage of 95 % of them, level by level
+
+
+def coverage_by_chance(samples: Tensor, generator: torch.Generator | None = None) -> ChanceCoverage:
+    """Coverage of pixels that chance alone gives a calibrated method.
 
     Under calibration truth and samples are exchangeable, so sample s of every observation, ranked among the other
     S - 1, is one study with right answers: S of them give the law of the error. Pixels of one image keep their
@@ -22,7 +31,7 @@ def coverage_error_by_chance(samples: Tensor, generator: torch.Generator | None 
 
     Returns
     -------
-    float
+    ChanceCoverage
     """
     n, s = samples.shape[:2]
     samples = samples[..., :: -(-samples.shape[2] // MAX_PIXELS)]
@@ -36,5 +45,6 @@ def coverage_error_by_chance(samples: Tensor, generator: torch.Generator | None 
         jitter = torch.rand(low.shape, generator=generator, dtype=torch.float64, device=x.device)
         distance = (2 * (low + jitter * ties) / s - 1).abs()
         inside += (distance[..., None] <= levels).double().mean(0)
-    errors = (inside / n - levels).abs().mean(1)
-    return float(torch.quantile(errors, share))
+    coverage = inside / n
+    error = float(torch.quantile((coverage - levels).abs().mean(1), 0.95))
+    return ChanceCoverage(error, torch.quantile(coverage, levels.new_tensor([0.025, 0.975]), 0))

@@ -284,7 +284,7 @@ def coverage_curve(
     ax = axes[0, 0]
     ax.plot((0, 1), (0, 1), color=MUTED, lw=0.9)
     if band is not None:
-        ax.fill_between(levels, band[0], band[1], color=GRID, label="chance, if independent")
+        ax.fill_between(levels, band[0], band[1], color=GRID, label="chance")
     for (name, curve), (colour, style) in zip(curves.items(), SERIES):
         ax.plot(levels, curve, color=colour, ls=style, lw=1.7, label=name)
     ax.set_xlim(0, 1)

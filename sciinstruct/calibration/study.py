@@ -10,7 +10,7 @@ from torch import Tensor
 import sciinstruct.calibration.verdicts as judge
 from sciinstruct.calibration.arrays import as_events
 from sciinstruct.calibration.bands import holm, smallest_visible_error, uniformity_p_value
-from sciinstruct.calibration.chance import coverage_error_by_chance
+from sciinstruct.calibration.chance import coverage_by_chance
 from sciinstruct.calibration.local import local_ranks
 from sciinstruct.calibration.measures import (
     Statistic,
@@ -181,7 +181,8 @@ def calibrate(
     skill, numbers["spread_skill"] = skill_numbers(moving, target)
     numbers["p_values"] = holm({name: uniformity_p_value(rank) for name, rank in ranks.items()})
     numbers["coverage"] = coverage_tables(pixel_ranks, ranks)
-    numbers["coverage_error_by_chance"] = coverage_error_by_chance(moving, generator)
+    chance = coverage_by_chance(moving.flatten(2), generator)
+    numbers["coverage_error_by_chance"], numbers["coverage"]["pixels_by_chance"] = chance.error, chance.band
     numbers["smallest_visible_width_error"] = smallest_visible_error(len(truth), samples.shape[1])
     numbers["features"] = local_ranks(ranks, features) if features else {}
     numbers["chains"] = walked

@@ -13,7 +13,7 @@ from sciinstruct.calibration import plots
 from sciinstruct.calibration.bands import bootstrap_band, ecdf, ecdf_band
 from sciinstruct.calibration.page import staging, write_json, write_page
 from sciinstruct.calibration.pictures import Section
-from sciinstruct.calibration.ranks import LEVELS, binomial_band, coverage_from_ranks, rank_histogram
+from sciinstruct.calibration.ranks import LEVELS, coverage_from_ranks, rank_histogram
 from sciinstruct.calibration.study import CalibrationReport
 from sciinstruct.calibration.summary import versions
 
@@ -108,39 +108,59 @@ def _rank_dataset(report: CalibrationReport) -> "xarray.Dataset":
 
 def _sections(report: CalibrationReport) -> list[Section]:
     curves = {name: coverage_from_ranks(rank).tolist() for name, rank in list(report.pixel_ranks.items())[:4]}
-    coverage = plots.coverage_curve(LEVELS, curves, binomial_band(report.n))
+    coverage = plots.coverage_curve(LEVELS, curves, np.asarray(report.numbers["coverage"]["pixels_by_chance"]))
     counts = {name: rank_histogram(rank, report.n_samples).numpy() for name, rank in report.ranks.items()}
     skill = plots.spread_skill_plot(report.skill.spread.cpu().numpy(), report.skill.rmse.cpu().numpy())
     found = [
         (
             "coverage",
             "Pixel coverage",
-            "Share of true pixels inside the central interval of each level, from ranks. Grey: what independent truths "
-            "would allow; pixels of one image are correlated but many.",
+            "Share of true pixels inside the central interval of each level, from ranks. On the diagonal: intervals "
+            "hold what they say; below: too narrow; above: too wide. Grey: where 95 % of right methods fall with so "
+            "many observations, the correlation of pixels included.",
             coverage,
         ),
         (
             "ecdf",
             "Ranks of scalar quantities",
             "Distribution of the truth's rank minus the uniform one, with the 95 % band for all ranks at once (for "
-            "pixels: bootstrap over observations). A hump left of a dip: too narrow; the reverse: too wide; one sign: "
-            "biased.",
+            "pixels: bootstrap over observations). For pixels and flux a hump left of a dip says too narrow, the "
+            "reverse too wide, one sign a bias. For log-likelihood, log-prior and TARP, which measure a distance, one "
+            "sign says too narrow or too wide.",
             _ecdf_figure(report),
         ),
         ("histograms", "Rank histograms", "Grey: 95 % band of one bar.", plots.rank_histograms(counts, report.n)),
         ("skill", "Error against predicted error", "Pixels of all observations, in bins of predicted error.", skill),
     ]
     if report.mean_z.ndim in (2, 3):
-        z = report.mean_z.cpu().numpy()
-        z = z if z.ndim == 2 else z[0]
-        frame = plots.Frame(np.arange(z.shape[1]), np.arange(z.shape[0]), "pixel")
-        caption = f"Error over predicted sd, averaged over {report.n} observations; values within "
-        caption += f"{3 / report.n**0.5:.2f} of 0 are chance."
-        figure, axes = plots.new_figure(1, 1, 3.9, 3.2)
-        reach = max(4 / report.n**0.5, float(np.abs(z).max()))
-        plots.show_image(axes[0, 0], z, frame, cmap=plots.SIGNED, limits=(-reach, reach), label="mean z")
-        found.append(("zmap", "Mean error map", caption, figure))
+        found.append(_maps(report))
     return [Section(anchor, title, caption, *plots.embed(figure)) for anchor, title, caption, figure in found]
+
+
+def _maps(report: CalibrationReport) -> tuple[str, str, str, Any]:
+    """Where in the image errors lie: first channel of the mean z, the mean rank, and the 90 % coverage."""
+    n = report.n
+    ranks = report.pit_map
+    inside = torch.where(ranks.isnan(), torch.nan, ((2 * ranks - 1).abs() <= 0.9).double())
+    layers = [
+        ("error over predicted sd", report.mean_z, 0.0, 1.0),
+        ("rank of the truth", ranks.mean(0), 0.5, (1 / 12) ** 0.5),
+        ("share inside 90 % interval", inside.mean(0), 0.9, 0.3),
+    ]
+    figure, axes = plots.new_figure(1, len(layers), plots.WIDTH, 3.2)
+    for ax, (title, image, centre, sd) in zip(axes[0], layers):
+        z = image.detach().cpu().numpy()
+        z = np.where(np.isfinite(z), z, np.nan)
+        z = z if z.ndim == 2 else z[0]
+        reach = max(4 * sd / n**0.5, float(np.nanmax(np.abs(z - centre), initial=0.0)))
+        frame = plots.Frame(np.arange(z.shape[1]), np.arange(z.shape[0]), "pixel")
+        limits = (centre - reach, centre + reach)
+        plots.show_image(ax, z, frame, title=title, cmap=plots.SIGNED, limits=limits, label="")
+    caption = (
+        f"Averages over {n} observations; featureless is good. Chance alone moves a pixel by {2 / n**0.5:.2f}, "
+        f"{2 * (1 / 12) ** 0.5 / n**0.5:.2f} and {2 * 0.3 / n**0.5:.2f} (two standard errors)."
+    )
+    return "maps", "Where in the image", caption, figure
 
 
 def _ecdf_figure(report: CalibrationReport) -> Any:

@@ -173,9 +173,11 @@ def size_verdict(n: int, n_samples: int, visible: float) -> Verdict:
     """Enough observations and samples for bands that mean something?"""
     enough = n >= MIN_STUDY and n_samples >= MIN_SAMPLES
     threshold = f"at least {MIN_STUDY} observations of {MIN_SAMPLES} samples"
-    seen = f"an error of the width under {visible:.0%} could hide" if visible < 1 else "even gross errors could hide"
-    widened = "" if enough else "All bands are widened to match: "
-    meaning = f"{n} observations, {n_samples} samples each. {widened}{seen if widened else seen.capitalize()}."
+    seen = f"errors of its width from {visible:.0%}" if visible < 1 else "no error of its width"
+    widened = "" if enough else "All bands are widened to match. "
+    meaning = (
+        f"{widened}The ranks of one quantity show {seen} in four of five such studies; TARP and log-densities see more."
+    )
     action = "" if enough else "Use more observations before quoting a pass."
     return Verdict("size of the study", PASS if enough else WARN, float(n), threshold, meaning, action)
 

@@ -9,7 +9,7 @@ import torch
 import xarray
 
 from sciinstruct.calibration.bands import ecdf_band
-from sciinstruct.calibration.chance import coverage_error_by_chance
+from sciinstruct.calibration.chance import coverage_by_chance
 from sciinstruct.calibration.quantities import sample_interval
 from sciinstruct.calibration.ranks import LEVELS, mean_coverage_error, randomised_ranks
 from sciinstruct.calibration.report import write_report
@@ -70,7 +70,7 @@ def test_chance_of_the_coverage_error_is_what_exact_studies_show():
         common = torch.randn(n, s + 1, 1, generator=g, dtype=torch.float64)
         return common + 0.5 * torch.randn(n, s + 1, p, generator=g, dtype=torch.float64)
 
-    bound = sum(coverage_error_by_chance(study(), g) for _ in range(20)) / 20
+    bound = sum(coverage_by_chance(study(), g).error for _ in range(20)) / 20
     draws = [study() for _ in range(200)]
     errors = [mean_coverage_error(randomised_ranks(x[:, 1:], x[:, 0], g), LEVELS) for x in draws]
     above = sum(error > bound for error in errors) / 200
@@ -80,8 +80,8 @@ def test_chance_of_the_coverage_error_is_what_exact_studies_show():
 def test_chance_does_not_hide_behind_ties(generator):
     """Clamped samples tie in every image: the bound must not take the ties for correlation between images."""
     samples, _ = exact(200, 32)
-    free = coverage_error_by_chance(samples.flatten(2), generator)
-    tied = coverage_error_by_chance(samples.flatten(2).clamp(min=0), generator)
+    free = coverage_by_chance(samples.flatten(2), generator).error
+    tied = coverage_by_chance(samples.flatten(2).clamp(min=0), generator).error
     assert tied < 1.5 * free
 
 
