@@ -5,6 +5,7 @@ Mardani, Song, Kautz and Vahdat 2024, "A variational perspective on solving inve
 
 import time
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class RedDiff:
     learning_rate: float = 0.1
     weight: float = 4.0
     level_power: float = 0.0
+    name: ClassVar[str] = "RED-diff"
 
     def __post_init__(self) -> None:
         if self.steps < 2:
@@ -110,15 +112,20 @@ class RedDiff:
         low, high = problem.prior.sigma_range
         levels = (s * vp_time(self.steps, low / s, high / s)).tolist()
         optimiser = torch.optim.Adam([mu], lr=self.learning_rate * s, betas=(0.9, 0.99))
-        for step, sigma in enumerate(track(levels, progress=progress, description="RED-diff")):
+        for step, sigma in enumerate(track(levels, progress=progress, description=self.name)):
             pull, log_likelihood = self._pull(problem, mu, sigma, s, source)
             mu.grad = pull
             optimiser.step()
             if not torch.isfinite(mu).all():
-                raise SolverError(f"RED-diff became NaN or infinite at step {step}; lower learning_rate or weight")
+                raise SolverError(f"{self.name} became NaN or infinite at step {step}; lower learning_rate or weight")
             if callback is not None:
                 callback(step, {"data": -log_likelihood, "level": sigma})
-        attributes = {"solver": "RED-diff", "settings": asdict(self), "seconds": time.perf_counter() - began}
+        attributes = {
+            "solver": self.name,
+            "settings": asdict(self),
+            "network_calls": self.steps,
+            "seconds": time.perf_counter() - began,
+        }
         return Posterior(problem.prior.to_physical(mu), problem.coordinates, attributes)
 
     def _pull(
