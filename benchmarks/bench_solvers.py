@@ -33,7 +33,9 @@ def table(exact: ExactProblem) -> dict[str, Solver]:
         "annealed Gauss-Newton": AnnealedGaussNewton(),
     }
     for name in baselines.__all__:
-        found[_PRINTED.get(name, name)] = getattr(baselines, name)()
+        kind = getattr(baselines, name)
+        if isinstance(kind, type) and hasattr(kind, "run"):
+            found[_PRINTED.get(name, name)] = kind()
     found["RED-diff, published"] = RedDiff(weight=0.25, level_power=1.0)
     return found | peers(exact)
 

@@ -152,27 +152,29 @@ class _Peer:
 
 @dataclass(frozen=True)
 class DPS(_Peer):
-    """``deepinv.sampling.DPS``; `weight` multiplies the root of the number of data over the noise's sd."""
+    """``deepinv.sampling.DPS`` at its defaults but for the weight, which multiplies sqrt(m)/sd for m data.
+
+    That product is the gradient of a Gaussian log-likelihood where residuals are as large as the noise.
+    """
 
     weight: float = 1.0
-    guidance: str = "norm"
     steps: int = 1000
 
     def _draw(self, scene: _Scene, y: Tensor, source: torch.Generator) -> Tensor:
-        scale = y.shape[1] ** 0.5 / scene.noise if self.guidance == "norm" else 1.0
-        model = deepinv.sampling.DPS(
-            scene.denoiser, weight=self.weight * scale, guidance=self.guidance, num_steps=self.steps, rng=source
-        )
+        weight = self.weight * y.shape[1] ** 0.5 / scene.noise
+        model = deepinv.sampling.DPS(scene.denoiser, weight=weight, num_steps=self.steps, rng=source)
         return model(y, scene.physics(), x_init=(len(y), *scene.image))
 
 
 @dataclass(frozen=True)
 class Guided(_Peer):
-    """``deepinv.sampling.PosteriorDiffusion`` with a data fidelity: 'PiGDM' or 'MomentMatching'."""
+    """``deepinv.sampling.PosteriorDiffusion`` with a data fidelity, 'PiGDM' or 'MomentMatching', at its defaults.
+
+    Moment matching is exact for a Gaussian prior in the limit of many steps.
+    """
 
     fidelity: str
     steps: int = 250
-    iterations: int = 10  # of conjugate gradients; their default of 3 is for single images at low noise
 
     def _draw(self, scene: _Scene, y: Tensor, source: torch.Generator) -> Tensor:
         kind = {
@@ -180,7 +182,7 @@ class Guided(_Peer):
             "MomentMatching": deepinv.sampling.MomentMatchingDataFidelity,
         }[self.fidelity]
         model = deepinv.sampling.PosteriorDiffusion(
-            data_fidelity=kind(cg_max_iter=self.iterations),
+            data_fidelity=kind(),
             denoiser=scene.denoiser,
             sde=deepinv.sampling.VariancePreservingDiffusion(alpha=1.0),
             solver=deepinv.sampling.DDPMSolver(torch.linspace(1, 0, self.steps, dtype=torch.float64), rng=source),
@@ -244,7 +246,7 @@ class PnPULA(_Peer):
 
 def samplers(problem: InverseProblem) -> dict[str, Solver]:
     """Printed name -> sampler, for one problem: non-linear ones leave DPS, large ones no decomposition."""
-    found: dict[str, Solver] = {"deepinv DPS": DPS(), "deepinv DPS, annealed": DPS(guidance="annealed")}
+    found: dict[str, Solver] = {"deepinv DPS": DPS()}
     if not isinstance(problem.likelihood.operator, LinearOperator):
         return found
     found |= {

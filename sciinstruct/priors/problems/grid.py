@@ -10,7 +10,7 @@ from sciinstruct.core.checks import check_event, check_positive
 from sciinstruct.priors.analytic import AnalyticPrior
 from sciinstruct.priors.posterior_law import ExactPosterior
 
-_NEGLIGIBLE = 40.0  # nats below the peak: e^-40 of the density
+_NEGLIGIBLE = 25.0  # nats below the peak: 1e-11 of the density
 _CHUNK = 2**18
 
 
@@ -37,6 +37,8 @@ class GridPosterior(ExactPosterior):
         log p(y), nats.
     std : Tensor, shape (2,)
         Standard deviations.
+    cell : Tensor, shape (2,)
+        Sides of a cell.
 
     Raises
     ------
@@ -52,7 +54,7 @@ class GridPosterior(ExactPosterior):
     lines between them.
     """
 
-    def __init__(self, problem: InverseProblem, cells: int = 1000) -> None:
+    def __init__(self, problem: InverseProblem, cells: int = 800) -> None:
         prior = problem.prior
         if not isinstance(prior, AnalyticPrior):
             raise TypeError(f"prior must be an AnalyticPrior, which has a density, got {type(prior).__name__}")
@@ -65,8 +67,9 @@ class GridPosterior(ExactPosterior):
         joint = self._joint(coarse.centres)
         held = coarse.centres[joint > joint.max() - _NEGLIGIBLE]
         self._grid = _Cells(held.amin(0) - coarse.side, held.amax(0) + coarse.side, self.cells)
+        self.cell = self._grid.side
         joint = self._joint(self._grid.centres)
-        self.log_evidence = float(joint.logsumexp(0) + self._grid.side.log().sum())
+        self.log_evidence = float(joint.logsumexp(0) + self.cell.log().sum())
         self.masses = joint.softmax(0)
         self.peaks = self._find_peaks(joint)
         self._summarise()
@@ -89,7 +92,7 @@ class GridPosterior(ExactPosterior):
         shares = torch.nn.functional.one_hot(self.labels(centres), len(self.peaks)) * masses[:, None]
         self.weights = shares.sum(0) / masses.sum()
         self.means = shares.T @ centres / shares.sum(0)[:, None]
-        spread = (centres - self.mean).square() + self._grid.side.square() / 12
+        spread = (centres - self.mean).square() + self.cell.square() / 12
         self.std = (masses @ spread).sqrt()
 
     def labels(self, x: Tensor) -> Tensor:
@@ -109,7 +112,7 @@ class GridPosterior(ExactPosterior):
         at = torch.rand(n, generator=generator, dtype=torch.float64) * total[-1]
         cell = torch.searchsorted(total, at, right=True).clamp(max=len(total) - 1)
         jitter = torch.rand(n, 2, generator=generator, dtype=torch.float64) - 0.5
-        return (self._grid.centres[cell] + jitter * self._grid.side).to(dtype)
+        return (self._grid.centres[cell] + jitter * self.cell).to(dtype)
 
 
 class _Cells:
