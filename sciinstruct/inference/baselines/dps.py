@@ -86,7 +86,8 @@ class DPS:
         Returns
         -------
         Posterior
-            In physical units.
+            In physical units; ``attributes["network_calls"]`` counts calls of the denoiser per sample, and one more for
+            each gradient through it.
 
         Raises
         ------
@@ -115,7 +116,8 @@ class DPS:
                 raise SolverError(f"diffusion posterior sampling became NaN or infinite at step {step}; lower zeta")
             if callback is not None:
                 callback(step, {"residual": norm, "level": sigma})
-        attributes = {"solver": "DPS", "settings": asdict(self), "seconds": time.perf_counter() - began}
+        attributes = {"solver": "DPS", "settings": asdict(self), "network_calls": 2 * self.steps}
+        attributes["seconds"] = time.perf_counter() - began
         return Posterior(problem.prior.to_physical(x), problem.coordinates, attributes)
 
 

@@ -94,7 +94,8 @@ class RedDiff:
         Returns
         -------
         Posterior
-            In physical units.
+            In physical units; ``attributes["network_calls"]`` counts the steps' calls of the denoiser per sample. The
+            draw of the prior each run starts from is not counted.
 
         Raises
         ------
