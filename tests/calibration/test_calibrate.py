@@ -47,6 +47,7 @@ def test_an_exact_sampler_passes(exact):
         ("narrow", {"Stein ratio", "ranks of scalar quantities"}),
         ("prior", {"Stein ratio", "ranks of scalar quantities", "chi-square: data"}),
         ("uncorrelated", {"Stein ratio", "ranks of scalar quantities"}),
+        ("biased", {"ranks of scalar quantities"}),
     ],
 )
 def test_each_planted_error_fails(study, spoil, checks):
@@ -55,6 +56,7 @@ def test_each_planted_error_fails(study, spoil, checks):
         "narrow": lambda: study.samples(S, g, width=0.9),
         "prior": lambda: study.from_prior(S, g),
         "uncorrelated": lambda: study.uncorrelated(S, g),
+        "biased": lambda: study.samples(S, g) + 0.4 * study.root.square().sum(1).sqrt().reshape(1, 10, 10),
     }[spoil]()
     failed = {verdict.check for verdict in judge(study, samples).verdicts if verdict.status == "fail"}
     assert checks <= failed
