@@ -24,7 +24,6 @@ from sciinstruct.priors.problems import PROBLEMS, ExactProblem
 DEFAULT_PROBLEMS = (
     "2-D mixture",
     "phase retrieval",
-    "closure phases",
     "16x16 mask",
     "16x16 blur",
     "16x16 visibilities",
@@ -68,6 +67,13 @@ def read_records(path: Path) -> dict[tuple[str, str, int], Record]:
     return found
 
 
+def end_line(path: Path) -> None:
+    """Keep a line that an interruption cut off apart from the next."""
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as file:
+            file.write("\n")
+
+
 def chosen(names: Sequence[str], asked: Sequence[str] | None) -> list[str]:
     """Names equal to one of those asked, or else containing one."""
     if not asked:
@@ -78,15 +84,16 @@ def chosen(names: Sequence[str], asked: Sequence[str] | None) -> list[str]:
 def study(problems: Sequence[str], asked: Sequence[str] | None, draws: int, path: Path) -> None:
     """Fill what is missing in the file of results, seed by seed; prints a line for each run."""
     kept = read_records(path)
+    end_line(path)
     for seed in range(draws):
         for name in problems:
             exact = PROBLEMS[name](seed)
             solvers: dict[str, Solver | None] = {EXACT: None, **table(exact)}
             for label in chosen(list(solvers), [*asked, EXACT] if asked else None):
-                key, settings = (name, label, seed), repr(solvers[label])
-                if key in kept and kept[key]["settings"] == settings:
+                key, asked_for = (name, label, seed), {"settings": repr(solvers[label]), "asked": sizes(exact)[0]}
+                if asked_for.items() <= kept.get(key, {}).items():
                     continue
-                record = {"problem": name, "solver": label, "seed": seed, "settings": settings}
+                record = {"problem": name, "solver": label, "seed": seed, **asked_for}
                 record |= one_run(exact, solvers[label], seed)
                 kept[key] = record
                 with path.open("a") as file:

@@ -37,8 +37,9 @@ def _panels(rows: list[Row], path: Path, column: str, label: str) -> None:
             marker, colour = styles[row["solver"]]
             axis.plot(row[column], row["w2_ratio"], marker, color=colour, ms=6, ls="none")
         axis.axhline(1, color="0.6", lw=0.8)
-        axis.set(xscale="log", yscale="log", title=problem)
-        axis.set_xlabel(label)
+        axis.set(xlabel=label, yscale="log", title=problem)
+        if all(row[column] > 0 for row in drawn):
+            axis.set_xscale("log")
     for axis in axes[:, 0]:
         axis.set_ylabel("W2 / floor")
     handles = [pyplot.Line2D([], [], marker=m, color=c, ls="none", label=name) for name, (m, c) in styles.items()]

@@ -5,7 +5,7 @@ import importlib.util
 import torch
 
 from benchmarks.exact_posteriors import FIELD_PPM, PLANE_PPM
-from sciinstruct.core import Solver
+from sciinstruct.core import LinearOperator, Solver
 from sciinstruct.inference import baselines
 from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.baselines.red_diff import RedDiff
@@ -22,7 +22,8 @@ def is_plane(exact: ExactProblem) -> bool:
 def sizes(exact: ExactProblem) -> tuple[int, torch.dtype]:
     """Number of samples asked of every solver, and their precision."""
     if is_plane(exact):
-        return 1000, torch.float64
+        linear = isinstance(exact.problem.likelihood.operator, LinearOperator)
+        return 1000 if linear else 500, torch.float64
     return {16: 500, 32: 256}.get(exact.problem.prior.event_shape[-1], 128), torch.float32
 
 
