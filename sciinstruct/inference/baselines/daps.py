@@ -65,8 +65,8 @@ class DAPS:
     spread: float = 1.0
     levels: int = 100
     ode_steps: int = 5
-    moves: int = 5
-    leapfrogs: int = 10
+    moves: int = 10
+    leapfrogs: int = 5
 
     def __post_init__(self) -> None:
         if self.levels < 2:
@@ -124,10 +124,10 @@ class DAPS:
         low, high = problem.prior.sigma_range
         levels, s = log_uniform(self.levels, low, high).tolist(), self.spread * scale.sd
         image = torch.zeros_like(scale.draws[:1]).expand(n_samples, *problem.prior.event_shape)
-        chains, accepted, calls = _Chains(problem, self.moves, self.leapfrogs, source), [], 0
+        chains, accepted, calls = Chains(problem, self.moves, self.leapfrogs, source), [], 0
         for step, sigma in enumerate(track(levels, progress=progress, description="decoupled annealing")):
             grid = self._grid(sigma, low)
-            end = _flow(problem, image + sigma * randn_like(image, source), grid)
+            end = flow(problem, image + sigma * randn_like(image, source), grid)
             calls += len(grid)
             image, energy = chains.draw(end, 1 / (1 / sigma**2 + 1 / s**2) ** 0.5)
             if not (torch.isfinite(image).all() and torch.isfinite(energy).any()):
@@ -160,7 +160,7 @@ class _Point(NamedTuple):
         return self.data + _half_square(self.at)
 
 
-class _Chains:
+class Chains:
     """Hamiltonian Monte Carlo of clean images, one chain each; the size of its steps is carried from level to level."""
 
     def __init__(self, problem: InverseProblem, moves: int, leapfrogs: int, generator: torch.Generator) -> None:
@@ -214,7 +214,7 @@ def _like(rows: Tensor, x: Tensor) -> Tensor:
     return rows.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _flow(problem: InverseProblem, x: Tensor, levels: list[float]) -> Tensor:
+def flow(problem: InverseProblem, x: Tensor, levels: list[float]) -> Tensor:
     """End at level zero of the probability-flow equation from `x` at the first of `levels`, by Euler's method."""
     with torch.no_grad():
         for high, low in pairwise([*levels, 0.0]):

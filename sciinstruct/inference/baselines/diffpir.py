@@ -42,12 +42,16 @@ class DiffPIR:
 
     Notes
     -----
-    :math:`\hat{x}` is the mean, and the peak, of the clean image's law if its law without data were
-    :math:`N(D, \sigma^2/\lambda)`. It is a point and not a draw, and no denoiser's error has that variance at all
-    levels (that of an uncorrelated Gaussian prior of variance :math:`s^2` has :math:`\sigma^2 s^2/(\sigma^2 + s^2)`):
-    the samples have no limit in which they follow the posterior. Where the data fix an image, all samples tend to it;
-    where the data say nothing, they follow the prior, for either end of `zeta` and many steps. Between the ends the
-    noise kept and the noise drawn do not add up to an ancestral step.
+    :math:`\hat{x}` is the mean, and the peak, of the clean image's law if that were :math:`N(D, \sigma^2/\lambda)` but
+    for the data. It is a point and not a draw, and no denoiser's error has that variance at all levels: of an
+    uncorrelated Gaussian prior of variance :math:`s^2` it is :math:`\sigma^2 s^2/(\sigma^2 + s^2)`. So the samples have
+    no limit in which they follow the posterior; what the data measure is spread too little. Where the data fix the
+    image, all samples tend to it. Where they say nothing, samples follow the prior if ``zeta=0``; fresh noise alone,
+    ``zeta=1``, halves the variance of a Gaussian, as a denoised mean is noised at every step.
+
+    The defaults have the smallest sliced Wasserstein distance to exact posteriors of `sciinstruct.priors.problems`
+    (mixtures in the plane and of 16x16 fields), relative to that between exact draws, among weights of 0.3, 1, 3 and 10
+    and `zeta` of 0, 0.3 and 1.
 
     References
     ----------
@@ -117,7 +121,7 @@ class DiffPIR:
         x = levels[0] * randn_like(scale.draws[:1].expand(n_samples, *problem.prior.event_shape), source)
         for step in track(range(self.steps), progress=progress, description="DiffPIR"):
             sigma, next_sigma = levels[step : step + 2]
-            moved = self._move(problem, pull, x, sigma)
+            moved = moved_to_data(problem, pull, x, sigma, sigma**2 / self.weight)
             kept, fresh = (1 - self.zeta) ** 0.5 * (x - moved) / sigma, self.zeta**0.5 * randn_like(x, source)
             x = moved + next_sigma * (kept + fresh)
             if not torch.isfinite(x).all():
@@ -128,9 +132,9 @@ class DiffPIR:
         attributes["seconds"] = time.perf_counter() - began
         return Posterior(problem.prior.to_physical(x), problem.coordinates, attributes)
 
-    def _move(self, problem: InverseProblem, pull: DataPull, x: Tensor, sigma: float) -> Tensor:
-        """Denoised image, moved to the data."""
-        variance = sigma**2 / self.weight
-        with torch.no_grad():
-            clean = problem.prior.denoise(x, sigma)
-        return clean - variance * pull(clean, variance)
+
+def moved_to_data(problem: InverseProblem, pull: DataPull, x: Tensor, sigma: float, variance: float) -> Tensor:
+    """Least of the data's squared residuals plus the squared distance to the denoised image over `variance`."""
+    with torch.no_grad():
+        clean = problem.prior.denoise(x, sigma)
+    return clean - variance * pull(clean, variance)

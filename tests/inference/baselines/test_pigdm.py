@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from sciinstruct.core import InverseProblem, Likelihood, Operator, SolverError
-from sciinstruct.core.likelihood import BaseLikelihood
 from sciinstruct.inference.baselines.linearised import DataPull
 from sciinstruct.inference.baselines.pigdm import PiGDM, guided_denoise
 from sciinstruct.priors import GaussianPrior, exact_posterior
@@ -22,39 +21,11 @@ class Cubes(Operator):
         return x + x**3
 
 
-class NoResiduals(BaseLikelihood):
-    """A likelihood that cannot be whitened."""
-
-    domain_shape = (24,)
-
-    def log_prob(self, image):
-        return -image.abs().sum(1)
-
-    def chi2(self, image):
-        return {}
-
-    def simulate(self, image, generator=None):
-        return self
-
-
-class Watched(GaussianPrior):
-    """A denoiser that counts its calls with three images, and fails on them below a noise level."""
-
-    calls, fails_below = 0, 0.0
-
-    def denoise(self, x, sigma):
-        clean = super().denoise(x, sigma)
-        if len(x) != 3:  # the prior's own draws
-            return clean
-        self.calls += 1
-        return clean * float("nan") if sigma < self.fails_below else clean
-
-
-def isotropic(kind=GaussianPrior, sd=1.5, size=24):
+def isotropic(sd=1.5, size=24):
     """24 uncorrelated entries of one variance, six combinations measured."""
     g = torch.Generator().manual_seed(5)
     mean, matrix = torch.randn(size, generator=g, dtype=F64), torch.randn(6, size, generator=g, dtype=F64)
-    prior = kind(mean, sd**2 * torch.eye(size))
+    prior = GaussianPrior(mean, sd**2 * torch.eye(size))
     truth = prior.sample_exact(1, generator=g, dtype=F64)
     likelihood = Likelihood(MatrixOperator(matrix), 0.7, torch.zeros(6, dtype=F64)).simulate(truth, g)
     return InverseProblem(prior, likelihood)
@@ -111,23 +82,19 @@ def test_a_correlated_field_is_fitted_to_its_noise_and_stays_finite(spread, gene
     assert 0.5 < float(problem.likelihood.chi2(samples)["data"].median()) < 1.5
 
 
-def test_network_calls_are_those_made(generator):
-    problem = isotropic(Watched)
-    result = PiGDM(steps=10).run(problem, 3, generator=generator)
-    assert problem.prior.calls == 10
+def test_network_calls_are_those_made(linear_gaussian, generator):
+    result = PiGDM(steps=10).run(linear_gaussian.problem, 3, generator=generator)
+    assert linear_gaussian.prior.calls - 16 == 10  # 16 measure the prior's width
     assert result.attributes["network_calls"] == 20  # and as many gradients
 
 
-def test_physical_units_shape_and_callback(generator):
-    prior = GaussianPrior(torch.zeros(2), torch.eye(2))
-    prior.scale, prior.shift = 3.0, 10.0
-    problem = InverseProblem(prior, Likelihood(MatrixOperator(torch.eye(2)), 0.1, torch.tensor([12.0, 8.0])))
+def test_physical_units_shape_and_callback(other_units, generator):
+    """Noise of 0.01, and the last level's: 0.1 in the prior's units, 0.3 in the data's."""
     seen = []
-    result = PiGDM(spread=1.0, steps=80).run(
-        problem, 6, generator=generator, callback=lambda i, info: seen.append(info)
-    )
-    assert result.samples.shape == (6, 2) and result.samples.dtype == torch.float32
-    assert (result.samples.mean(0) - torch.tensor([12.0, 8.0])).abs().max() < 0.5
+    solver = PiGDM(spread=1.0, steps=80)
+    result = solver.run(other_units, 64, generator=generator, callback=lambda i, info: seen.append(info))
+    assert result.samples.shape == (64, 2) and result.samples.dtype == torch.float32
+    assert (result.samples.mean(0) - torch.tensor([12.0, 8.0])).abs().max() < 4 * 0.3 / 8 + 0.03
     assert result.attributes["solver"] == "PiGDM" and result.attributes["settings"] == {"spread": 1.0, "steps": 80}
     assert len(seen) == 80 and seen[-1]["residual"] < seen[0]["residual"] and seen[-1]["level"] < seen[0]["level"]
 
@@ -151,13 +118,12 @@ def test_bad_number_of_samples():
         PiGDM().run(isotropic(), 0)
 
 
-def test_a_likelihood_without_residuals_is_refused():
-    with pytest.raises(NotImplementedError, match="NoResiduals"):
-        PiGDM(steps=5).run(InverseProblem(isotropic().prior, NoResiduals()), 2, generator=0)
+def test_a_likelihood_without_residuals_is_refused(unwhitened):
+    with pytest.raises(NotImplementedError, match="UnwhitenedLikelihood"):
+        PiGDM(steps=5).run(unwhitened, 2, generator=0)
 
 
-def test_a_denoiser_that_fails_is_reported_with_its_step():
-    problem = isotropic(Watched)
-    problem.prior.fails_below = 0.5
-    with pytest.raises(SolverError, match="at step [1-9]"):
-        PiGDM(steps=20).run(problem, 3, generator=0)
+def test_a_denoiser_that_fails_is_reported_with_its_step(linear_gaussian):
+    linear_gaussian.prior.good_for = 16 + 7
+    with pytest.raises(SolverError, match="at step 7"):
+        PiGDM(steps=20).run(linear_gaussian.problem, 4, generator=0)
