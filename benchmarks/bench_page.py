@@ -39,7 +39,7 @@ the same run.
   the other half's, are uniform: one rank per draw, so that few draws see only gross errors.
 - **calls**: images through the prior's denoiser (for NUTS: densities asked) per sample returned, training included;
   a call whose gradient is taken counts once.
-- **seconds**: wall clock per run, one thread of a machine shared with other work.
+- **seconds**: processor time per run, one thread.
 """
 
 
@@ -68,7 +68,8 @@ def summary_row(problem: str, solver: str, records: list[Row], floors: dict[tupl
     if not done:
         return row
     pairs = [(record, floors[problem, record["seed"]]) for record in done if (problem, record["seed"]) in floors]
-    ratios = [record["sliced_w2"] / floor["sliced_w2"] for record, floor in pairs]
+    by_seed = {record["seed"]: record["sliced_w2"] / floor["sliced_w2"] for record, floor in pairs}
+    ratios = list(by_seed.values())
     coverage = np.mean([record["coverage"] for record in done], 0)
     return row | {
         "sliced_w2": mean(done, "sliced_w2"),
@@ -83,6 +84,7 @@ def summary_row(problem: str, solver: str, records: list[Row], floors: dict[tupl
         "network_calls": mean(done, "network_calls"),
         "seconds": mean(done, "seconds"),
         "settings": done[-1]["settings"],
+        "w2_ratios": by_seed,
     }
 
 
@@ -113,21 +115,42 @@ def line(row: Row) -> str:
 
 
 def standing(rows: list[Row]) -> list[str]:
-    """How PPM stands, problem by problem: its rank in distance, and the best other solver's numbers beside its own."""
-    said = ["## PPM beside the best other", "", "| problem | PPM's place in W2 | W2/floor | best other | W2/floor |"]
-    said += ["|---|---|---|---|---|"]
+    """How PPM stands, problem by problem, beside the best other in distance, the best in coverage, and DAPS's calls."""
+    said = [
+        "## PPM beside the others",
+        "",
+        "Places count solvers with results. The difference of W2/floor is that of the same draws, with its standard",
+        "error: negative where PPM is nearer to the exact posterior.",
+        "",
+        "| problem | place in W2 | best other | PPM minus it | coverage, PPM | best other | calls, PPM | DAPS |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for problem in dict.fromkeys(row["problem"] for row in rows):
         ranked = [r for r in rows if r["problem"] == problem and r["solver"] != "exact" and "sliced_w2" in r]
         ranked.sort(key=lambda row: row["w2_ratio"])
-        place = next((i for i, row in enumerate(ranked) if row["solver"] == "PPM"), None)
+        found = {row["solver"]: row for row in ranked}
         others = [row for row in ranked if row["solver"] != "PPM"]
-        if place is None or not others:
+        if "PPM" not in found or not others:
             continue
+        ppm, best = found["PPM"], others[0]
+        covered = min(others, key=lambda row: row["coverage_error"])
+        calls = f"{found['DAPS']['network_calls']:.0f}" if "DAPS" in found else ""
         said.append(
-            f"| {problem} | {place + 1} of {len(ranked)} | {ranked[place]['w2_ratio']:.2f} "
-            f"| {others[0]['solver']} | {others[0]['w2_ratio']:.2f} |"
+            f"| {problem} | {ranked.index(ppm) + 1} of {len(ranked)} | {best['solver']} | {difference(ppm, best)} "
+            f"| {ppm['coverage_error']:.3f} | {covered['coverage_error']:.3f} ({covered['solver']}) "
+            f"| {ppm['network_calls']:.0f} | {calls} |"
         )
     return [*said, ""]
+
+
+def difference(a: Row, b: Row) -> str:
+    """Mean difference of two solvers' W2/floor over the draws both have, with its standard error."""
+    both = sorted(set(a["w2_ratios"]) & set(b["w2_ratios"]))
+    gaps = [a["w2_ratios"][seed] - b["w2_ratios"][seed] for seed in both]
+    if not gaps:
+        return ""
+    error = f" ± {statistics.stdev(gaps) / len(gaps) ** 0.5:.2f}" if len(gaps) > 1 else ""
+    return f"{statistics.fmean(gaps):+.2f}{error}"
 
 
 def markdown(rows: list[Row], plots: list[str]) -> str:
@@ -140,14 +163,19 @@ def markdown(rows: list[Row], plots: list[str]) -> str:
         lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         lines += [line(row) for row in rows if row["problem"] == problem] + [""]
     lines += ["## Settings", ""]
-    settings = {row["solver"]: row["settings"] for row in rows if row.get("settings", "None") != "None"}
-    plane = {"2-D mixture", "phase retrieval", "closure phases"}
-    for solver in settings:
-        for kind, inside in (("two parameters", True), ("fields", False)):
-            used = {r["settings"] for r in rows if r["solver"] == solver and (r["problem"] in plane) == inside
-                    and "settings" in r}  # fmt: skip
-            lines += [f"- {solver}, {kind}: `{text}`" for text in sorted(used)]
+    for solver, problem, settings in settings_used(rows):
+        lines.append(f"- {solver} ({problem}): `{settings}`")
     return "\n".join([*lines, ""])
+
+
+def settings_used(rows: list[Row]) -> list[tuple[str, str, str]]:
+    """Every solver's settings with the problems they were used on: all, or those named."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["solver"] != "exact" and "settings" in row:
+            groups.setdefault((row["solver"], row["settings"]), []).append(row["problem"])
+    alone = {solver: sum(s == solver for s, _ in groups) == 1 for solver, _ in groups}
+    return [(s, "all" if alone[s] else ", ".join(names), text) for (s, text), names in groups.items()]
 
 
 def write_pages(records: Iterable[Row], path: Path) -> None:

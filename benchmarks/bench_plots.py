@@ -29,7 +29,9 @@ def _panels(rows: list[Row], path: Path, column: str, label: str) -> None:
     styles = _styles(list(dict.fromkeys(row["solver"] for row in drawn)))
     across = min(4, max(1, len(problems)))
     down = math.ceil(len(problems) / across)
-    figure, axes = pyplot.subplots(down, across, figsize=(3 * across, 2.7 * down + 1.2), squeeze=False, sharey=True)
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(3 * across, 2.7 * down + 1.2), squeeze=False, sharex=True, sharey=True
+    )
     for axis in axes.flat[len(problems) :]:
         axis.set_axis_off()
     for axis, problem in zip(axes.flat, problems):
@@ -40,6 +42,7 @@ def _panels(rows: list[Row], path: Path, column: str, label: str) -> None:
         axis.set(xlabel=label, yscale="log", title=problem)
         if all(row[column] > 0 for row in drawn):
             axis.set_xscale("log")
+        axis.xaxis.set_tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("W2 / floor")
     handles = [pyplot.Line2D([], [], marker=m, color=c, ls="none", label=name) for name, (m, c) in styles.items()]

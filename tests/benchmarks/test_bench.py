@@ -90,7 +90,7 @@ def test_pages(monkeypatch, tmp_path):
     bench.write_pages(bench.read_records(path).values(), path)
     text = path.with_suffix(".md").read_text()
     assert "| broken | failed: RuntimeError: no sample |" in text
-    assert "| 2-D mixture | 1 of 2 |" in text
+    assert "| 2-D mixture | 1 of 2 | other | -" in text
     assert path.with_suffix(".csv").read_text().count("\n") == 5  # head, exact, three solvers
     assert {r["solver"] for r in json.loads(path.with_suffix(".json").read_text())["rows"]} >= {"PPM", "broken"}
     for name in ("bench_calls.png", "bench_coverage.png"):
