@@ -9,6 +9,8 @@ from sciinstruct.core.checks import check_finite
 from sciinstruct.core.noise import GaussianNoise, NoiseModel
 from sciinstruct.core.operator import Operator
 
+_COPIES = 512  # of images that are differentiated together; one image's are, however many
+
 
 class BaseLikelihood(nn.Module, ABC):
     """log p(y | image) for images in physical units, y fixed.
@@ -42,15 +44,18 @@ class BaseLikelihood(nn.Module, ABC):
 
     def linearise(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Whitened residuals (B, n) and their Jacobians in the flattened image (B, n, D), without a graph."""
-        rows, values = [], []
-        for one in image.detach():
-            n = self.residuals(one[None]).shape[1]
-            copies = one.expand(n, *one.shape).clone().requires_grad_()
+        n = self.residuals(image[:1].detach()).shape[1]
+        parts = [self._linearised(some, n) for some in image.detach().split(max(1, _COPIES // max(n, 1)))]
+        return torch.cat([r for r, _ in parts]), torch.cat([j for _, j in parts])
+
+    def _linearised(self, image: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """`linearise`, of all images at once: a copy of each for every one of its n residuals."""
+        with torch.enable_grad():
+            copies = image.repeat_interleave(n, 0).requires_grad_()
             r = self.residuals(copies)
-            eye = torch.eye(n, dtype=r.dtype, device=r.device)
-            rows.append(torch.autograd.grad(r, copies, eye)[0].flatten(1))
-            values.append(r[0].detach())
-        return torch.stack(values), torch.stack(rows)
+        eye = torch.eye(n, dtype=r.dtype, device=r.device).repeat(len(image), 1)
+        (slopes,) = torch.autograd.grad(r, copies, eye)
+        return r.detach()[::n], slopes.reshape(len(image), n, -1)
 
     def score(self, image: Tensor) -> Tensor:
         """Gradient of the log-likelihood in the image, shape of `image`."""

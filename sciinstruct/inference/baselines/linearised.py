@@ -8,7 +8,7 @@ from sciinstruct.inference.annealing import dual_solve, linearise
 from sciinstruct.inference.baselines.curvature import data_curvature
 from sciinstruct.inference.error_law import ErrorLaw
 
-_CHUNK = 4  # images whose Jacobians are in the cache together
+_NUMBERS = 2**21  # of the Jacobians that are held together
 
 
 class DataPull:
@@ -33,6 +33,8 @@ class DataPull:
 
     def __init__(self, problem: InverseProblem, draws: Tensor) -> None:
         self._problem, self._curvature = problem, data_curvature(problem, draws)
+        with torch.no_grad():
+            self._size = problem.likelihood.residuals(problem.prior.to_physical(draws[:1])).numel() * draws[0].numel()
 
     def __call__(self, clean: Tensor, variance: float) -> Tensor:
         r"""Return the pull :math:`J^T (I + v J J^T)^{-1} r` at each image of `clean` (B, *event), same shape.
@@ -49,7 +51,8 @@ class DataPull:
         """
         slope = self._curvature.slope
         if slope is None:
-            return torch.cat([self._linearised(some, variance) for some in clean.split(_CHUNK)]).reshape(clean.shape)
+            parts = clean.split(max(1, _NUMBERS // self._size))
+            return torch.cat([self._linearised(some, variance) for some in parts]).reshape(clean.shape)
         at_centre = slope.to(clean.dtype) + self._curvature.apply(lambda e: e, clean.flatten(1))
         return self._curvature.apply(lambda e: 1 / (1 + variance * e), at_centre).reshape(clean.shape)
 
