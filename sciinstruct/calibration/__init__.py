@@ -7,6 +7,7 @@ widen intervals until they hold, which is no evidence that the posterior was rig
 
 from sciinstruct.calibration.chains import posterior_from_arviz
 from sciinstruct.calibration.conformal import conformal_band, conformal_pixels
+from sciinstruct.calibration.lc2st import local_classifier_test
 from sciinstruct.calibration.predictive import predictive_check
 from sciinstruct.calibration.quantities import Quantity
 from sciinstruct.calibration.ranks import coverage_from_ranks, mean_coverage_error, randomised_ranks
@@ -32,6 +33,7 @@ __all__ = [
     "coverage_from_ranks",
     "fair_crps",
     "fair_energy_score",
+    "local_classifier_test",
     "mean_coverage_error",
     "predictive_check",
     "posterior_from_arviz",
