@@ -10,7 +10,7 @@ from sciinstruct.core import InverseProblem
 from sciinstruct.inference.annealing import linearise
 
 _POINTS = 8  # images over which non-linear data are averaged
-_AFFINE = 1e-6  # what residuals may stray from a straight line, of their largest value
+_AFFINE = 1e-5  # what residuals may stray from a straight line, of their largest value
 
 
 @dataclass(frozen=True)

@@ -43,32 +43,37 @@ class AnnealedLangevin:
         Levels, uniform in the logarithm.
     inner, final : int
         Steps at each level, and further steps at the last.
-    step : float
-        :math:`\eta`, below 2.
+    step, final_step : float
+        :math:`\eta` on the way, and of the `final` steps at the last level; below 2.
     record : int
-        The last so many images of each chain give R-hat and sample sizes (with arviz); at most `inner` + `final`. 0
-        leaves that out, otherwise at least 4.
+        The last so many images of each chain give R-hat and sample sizes (with arviz); at most `final`. 0 leaves
+        that out, otherwise at least 4.
 
     Notes
     -----
     Each level's law is :math:`p(x; \sigma) p(y | x)`: the likelihood is that of a clean image at every level, so the
     last level, where the prior is blurred by `bottom`, is right and the others are a bridge. On the way the data count
     as if the blurred images were measured; the weights of modes that separate there carry that bias to the end.
-    Finite steps widen a Gaussian posterior by up to :math:`1/(1 - \eta/2)` in variance, in directions where the
-    precision meets P's bound; directions far wider than `bottom` move little at the last levels, and keep what the
-    levels of their own size gave them.
+    Finite steps widen a Gaussian posterior by up to :math:`1/(1 - \eta/2)` in variance, most in directions that the
+    data measure well; the final steps, which are small, mend it there. Directions far wider than `bottom` hardly move
+    at the last levels and keep what the levels of their own size gave them.
+
+    The defaults were chosen once, at 700 steps, by the sliced Wasserstein distance to exact posteriors of
+    `sciinstruct.priors.problems` (seeds 100 to 103), from top 3 and 10, bottom 0.02 and 0.05, and step 0.1 to 1.5: the
+    longer the step the nearer; 1 leaves non-linear data room. Twice the inner steps come nearer still.
 
     References
     ----------
     Song and Ermon 2019, Algorithm 1; Jalal et al. 2021, equation 5 (there the likelihood is annealed as well).
     """
 
-    top: float = 10.0
+    top: float = 3.0
     bottom: float = 0.02
     levels: int = 30
     inner: int = 20
     final: int = 100
-    step: float = 0.3
+    step: float = 1.0
+    final_step: float = 0.1
     record: int = 0
 
     def __post_init__(self) -> None:
@@ -76,11 +81,12 @@ class AnnealedLangevin:
             raise ValueError(f"expected 0 < bottom < top, got {self.bottom} and {self.top}")
         if self.levels < 2 or self.inner < 1 or self.final < 0:
             raise ValueError(f"expected levels >= 2, inner >= 1, final >= 0; got {self}")
-        check_positive("step", self.step)
-        if self.step >= 2:
-            raise ValueError(f"step must be below 2, where the chain is unstable, got {self.step}")
-        if self.record != 0 and not FEWEST_DRAWS <= self.record <= self.inner + self.final:
-            raise ValueError(f"record must be 0, or {FEWEST_DRAWS} to {self.inner + self.final}, got {self.record}")
+        for name in ("step", "final_step"):
+            check_positive(name, getattr(self, name))
+            if getattr(self, name) >= 2:
+                raise ValueError(f"{name} must be below 2, where the chain is unstable, got {getattr(self, name)}")
+        if self.record != 0 and not FEWEST_DRAWS <= self.record <= self.final:
+            raise ValueError(f"record must be 0, or {FEWEST_DRAWS} to final = {self.final}, got {self.record}")
 
     def run(
         self,
@@ -137,7 +143,8 @@ class AnnealedLangevin:
         for step, sigma in enumerate(track(levels, progress=progress, description="annealed Langevin")):
             if data.slope is None and step % self.inner == 0:
                 data = data_curvature(problem, x)
-            x, log_likelihood = langevin_step(problem, data, x, sigma, self.step, source)
+            size = self.step if step < len(levels) - self.final else self.final_step
+            x, log_likelihood = langevin_step(problem, data, x, sigma, size, source)
             if not torch.isfinite(x).all():
                 raise SolverError(f"annealed Langevin became NaN or infinite at step {step}; lower step")
             kept += [x] if step >= len(levels) - self.record else []

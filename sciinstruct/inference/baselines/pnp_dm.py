@@ -50,19 +50,23 @@ class PnPDM:
     At a fixed :math:`\rho` the chain's law of x is :math:`p(x) \int p(y | z) N(z; x, \rho^2 I) dz`: for linear data
     with Gaussian noise the posterior with the noise's covariance raised by :math:`\rho^2 A A^T`. A chain moves by about
     :math:`\rho` per iteration and falls behind as :math:`\rho` falls: what measured directions keep is worth a noise
-    variance larger by about 2 ln(1/decay) of itself, 15 % by default, and the weights of modes are those of the
+    variance larger by about 2 ln(1/decay) of itself, 10 % by default, and the weights of modes are those of the
     :math:`\rho` at which they part. Coarse steps of the reverse diffusion narrow the law, and by default make up for
     part of that. Data that are not linear get z from randomise-then-optimise, two Gauss-Newton steps, which is close to
     the law asked for and not equal to it.
+
+    The defaults were chosen once, at about 1000 calls of the prior, by the sliced Wasserstein distance to exact
+    posteriors of `sciinstruct.priors.problems` (seeds 100 to 103), from top 2 and 10, decay 0.85 to 0.97 and 1.5 to 6
+    steps per fold. Slower decay comes nearer, at its cost.
 
     References
     ----------
     Wu et al. 2024, Algorithm 1.
     """
 
-    top: float = 10.0
+    top: float = 2.0
     bottom: float = 0.02
-    decay: float = 0.93
+    decay: float = 0.95
     steps_per_fold: float = 3.0
     record: int = 0
 

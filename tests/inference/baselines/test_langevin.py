@@ -39,7 +39,7 @@ def test_one_step_has_the_moments_it_should(linear_gaussian, generator):
 def test_stationary_law_at_one_level(linear_gaussian, generator, step):
     """The exact law of the discretised chain, whatever the step: nothing to allow for."""
     case, levels = linear_gaussian, []
-    solver = AnnealedLangevin(top=1.02, bottom=1.0, levels=2, inner=1, final=round(20 / step), step=step)
+    solver = AnnealedLangevin(top=1.02, bottom=1.0, levels=2, inner=1, final=round(20 / step), final_step=step)
     x = solver.run(
         case.problem,
         20_000,
@@ -61,15 +61,14 @@ def test_the_law_tends_to_the_posterior(linear_gaussian):
 
 
 def test_annealed_it_samples_the_posterior(linear_gaussian, generator):
-    """Small steps, many of them. Bias allowed: 10 % of the variance, step/2 and what the ladder leaves."""
+    """As it comes. Bias allowed: 10 % of the variance, half the final step and what the ladder leaves."""
     case = linear_gaussian
-    solver = AnnealedLangevin(levels=30, inner=60, step=0.1)
-    x = solver.run(case.problem, 10_000, generator=generator, dtype=torch.float64).samples
+    x = AnnealedLangevin().run(case.problem, 10_000, generator=generator, dtype=torch.float64).samples
     case.check(x, *case.posterior(), bias=0.1)
 
 
 def test_a_field_is_fitted_to_its_noise(generator):
-    """The posterior's mean chi-square is about 1; steps of 0.3 widen the residuals by up to 1/(1 - 0.15)."""
+    """The posterior's mean chi-square is about 1; final steps of 0.1 widen the residuals by up to 1/(1 - 0.05)."""
     problem, _, _ = fields_16("blur", 0)
     samples = AnnealedLangevin().run(problem, 16, generator=generator).samples
     assert 0.7 < float(problem.likelihood.chi2(samples)["data"].mean()) < 1.5
@@ -79,14 +78,14 @@ def test_non_linear_data_are_fitted(squares, squares_sizes, generator):
     """Sizes by quadrature. Bias allowed: 5 % of a standard deviation in the mean, 10 % of the width."""
     mean, sd = squares_sizes
     n = 1000
-    x = AnnealedLangevin(step=0.1).run(squares, n, generator=generator, dtype=torch.float64).samples
+    x = AnnealedLangevin().run(squares, n, generator=generator, dtype=torch.float64).samples
     assert ((x.abs().mean(0) - mean).abs() < sd * (4 / n**0.5 + 0.05)).all()
     assert ((x.abs().std(0) / sd - 1).abs() < 4 * (0.5 / n) ** 0.5 + 0.1).all()
 
 
 def test_physical_units_shape_and_provenance(other_units, generator):
     steps = []
-    solver = AnnealedLangevin(levels=5, inner=10, final=20)
+    solver = AnnealedLangevin(levels=5, inner=10, final=20, final_step=0.5)
     result = solver.run(other_units, 6, generator=generator, callback=lambda i, info: steps.append((i, info["level"])))
     assert result.samples.shape == (6, 2) and result.samples.dtype == torch.float32
     assert (result.samples - torch.tensor([12.0, 8.0])).abs().max() < 0.1
@@ -104,7 +103,7 @@ def test_network_calls_are_counted(linear_gaussian):
 
 def test_recorded_chains_are_diagnosed(linear_gaussian, generator):
     """Long after the last level is reached the chains agree; a level too small for the steps left tells on itself."""
-    wide = AnnealedLangevin(top=2.0, bottom=1.0, levels=3, final=400, record=300)
+    wide = AnnealedLangevin(top=2.0, bottom=1.0, levels=3, final=400, final_step=0.5, record=300)
     good = wide.run(linear_gaussian.problem, 8, generator=generator, dtype=torch.float64).diagnostics
     assert (good["chains"], good["draws"]) == (8, 300)
     assert good["r_hat"] < 1.05 and good["ess_bulk"] > 100
@@ -129,6 +128,7 @@ def test_same_seed_same_result(linear_gaussian):
         ({"final": -1}, "final"),
         ({"step": 0.0}, "step"),
         ({"step": 2.0}, "unstable"),
+        ({"final_step": 2.0}, "final_step"),
         ({"record": 3}, "record"),
         ({"record": 500}, "record"),
     ],

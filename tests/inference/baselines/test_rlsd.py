@@ -11,7 +11,7 @@ from sciinstruct.inference.baselines.rlsd import RLSD, log_kernel_slope
 from sciinstruct.priors import GaussianPrior
 from sciinstruct.priors.problems import MatrixOperator
 
-FLOW = {"weight": 1.0, "level_power": -1.0}
+FLOW = {"weight": 1.0, "level_power": -1.0, "repulsion": 1.0}
 
 
 @pytest.mark.parametrize("shape", [(7, 2), (30, 1, 4, 3)])
@@ -61,7 +61,11 @@ def test_width_of_the_flow_in_a_plane(generator):
 
 def test_more_repulsion_more_spread(linear_gaussian):
     spreads = [
-        float(RLSD(**FLOW, repulsion=r, learning_rate=0.05).run(linear_gaussian.problem, 100, generator=0).std.mean())
+        float(
+            RLSD(**{**FLOW, "repulsion": r}, learning_rate=0.05)
+            .run(linear_gaussian.problem, 100, generator=0)
+            .std.mean()
+        )
         for r in (0.0, 0.3, 1.0)
     ]
     assert spreads[0] < spreads[1] < spreads[2]
