@@ -16,7 +16,7 @@ SHORT = NUTS(chains=2, warmup=50)
 def test_a_gaussian_posterior_within_its_own_errors(linear_gaussian, generator):
     """Moments within 4 standard errors of as many independent draws as arviz counts."""
     case = linear_gaussian
-    result = NUTS(chains=4, warmup=150).run(case.problem, 600, generator=generator, dtype=torch.float64)
+    result = NUTS(chains=4, warmup=200).run(case.problem, 1000, generator=generator, dtype=torch.float64)
     found, (mean, covariance) = result.diagnostics, case.posterior()
     assert found["r_hat"] < 1.02 and found["ess_bulk"] > 400 and found["divergences"] == 0
     worth = min(found["ess_bulk"], found["ess_tail"])
