@@ -21,16 +21,17 @@ class ChainNumbers(NamedTuple):
     rhat: float  # rank-normalised split R-hat; 1 when chains agree
     ess: float  # effective sample size, the smaller of bulk and tail
     mcse: float  # Monte Carlo error of the mean over the standard deviation
-    entries: int  # how many were looked at
+    entries: int  # how many were looked at, their mean included
 
 
 def chain_numbers(chains: Tensor) -> ChainNumbers:
-    """R-hat, effective sample size and Monte Carlo error through arviz.
+    """R-hat, effective sample size and Monte Carlo error of chains of images, by `chain_diagnostics`.
 
     Parameters
     ----------
     chains : Tensor, shape (C, D, *event_shape)
-        C chains of D draws. Up to 64 entries of the event, evenly spread, and their mean are looked at.
+        C chains of D draws. Up to 64 entries of the event, evenly spread, those that never vary left out, and the mean
+        of all are looked at. A single chain is halved.
 
     Returns
     -------
@@ -40,34 +41,23 @@ def chain_numbers(chains: Tensor) -> ChainNumbers:
     ------
     SciinstructError
         If arviz is not installed.
-
-    References
-    ----------
-    Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021, "Rank-normalization, folding, and localization".
+    ValueError
+        With fewer than 4 draws, 8 of a single chain.
     """
-    az = _arviz()
+    from sciinstruct.inference.baselines.chains import chain_diagnostics  # brings every baseline
+
     flat = chains.detach().cpu().double().flatten(2)
     entries = flat[..., :: -(-flat.shape[2] // MAX_ENTRIES)]
     moving = entries.flatten(0, 1).var(0) > 0
     entries = torch.cat([entries[..., moving], flat.mean(2, keepdim=True)], 2)
-    data = az.convert_to_dataset({"x": entries.numpy()})
-    sd = entries.flatten(0, 1).std(0).numpy()
-    ess = [float(az.ess(data, method=method)["x"].min()) for method in ("bulk", "tail")]
-    mcse = float((az.mcse(data, method="mean")["x"] / sd).max())
-    rhat = float(az.rhat(data)["x"].max()) if len(chains) > 1 else float("nan")
-    return ChainNumbers(rhat, min(ess), mcse, entries.shape[2])
-
-
-def _arviz() -> Any:
-    import warnings
-
+    if len(chains) == 1:  # its halves stand for two, an odd draw left out
+        entries = entries[0, chains.shape[1] % 2 :].unflatten(0, (2, -1))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its announcement of a coming release
-            import arviz
+        found = chain_diagnostics(entries)
     except ImportError as error:
         raise SciinstructError("chains need arviz: pip install 'sciinstruct[chains]'") from error
-    return arviz
+    ess = min(found["ess_bulk"], found["ess_tail"])
+    return ChainNumbers(found["r_hat"], ess, found["mcse_mean"], entries.shape[2])
 
 
 def independent_draws(chains: Tensor) -> tuple[Tensor, dict[str, Any]]:

@@ -168,12 +168,11 @@ def conformal_band(samples: Tensor, truth: Tensor, alpha: float = 0.1) -> Confor
     """
     n = _check(samples, truth, alpha)
     k = math.ceil((n + 1) * (1 - alpha) - 1e-9)
-    found = [
-        float(score.sort().values[k - 1]) for score in (_scores(samples, truth), _scores(samples[:, 1:], samples[:, 0]))
-    ]
-    if math.isinf(found[0]):
+    pairs = (samples, truth), (samples[:, 1:], samples[:, 0])
+    radius, own = (float(_scores(x, t).sort().values[k - 1]) for x, t in pairs)
+    if math.isinf(radius):
         raise ValueError("samples have no spread at a pixel whose truth differs: no band can hold such images")
-    return ConformalBand(alpha, *found, n)
+    return ConformalBand(alpha, radius, own, n)
 
 
 def _check(samples: Tensor, truth: Tensor, alpha: float) -> int:

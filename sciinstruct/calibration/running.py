@@ -273,12 +273,11 @@ def prior_energies(prior: Denoiser, truth: Tensor) -> dict[str, Statistic]:
     dict of callable
         Images (B, *event_shape), in physical units -> (B,).
     """
-    spread = float(prior.from_physical(truth.float()).var(0).mean().sqrt())
+    spread = float(prior.from_physical(truth).var(0).mean().sqrt())
 
     def energy(sigma: float) -> Statistic:
         def of(images: Tensor) -> Tensor:
-            parts = prior.from_physical(images.float()).split(_CHUNK)
-            return torch.cat([(z - prior.denoise(z, sigma)).flatten(1).square().sum(1) for z in parts]).to(images)
+            return torch.cat([_moved(prior, part, sigma) for part in images.split(_CHUNK)]).to(images)
 
         return of
 
@@ -286,3 +285,14 @@ def prior_energies(prior: Denoiser, truth: Tensor) -> dict[str, Statistic]:
     return {
         f"change by denoising, {level:g} sd": energy(min(max(level * spread, low), high)) for level in _ENERGY_LEVELS
     }
+
+
+def _moved(prior: Denoiser, images: Tensor, sigma: float) -> Tensor:
+    """Squared change by denoising, (B,); infinite for an image that the prior's units cannot express."""
+    try:
+        z = prior.from_physical(images).float()
+    except ValueError:
+        if len(images) == 1:
+            return images.new_full((1,), torch.inf)
+        return torch.cat([_moved(prior, image[None], sigma) for image in images])
+    return (z - prior.denoise(z, sigma)).flatten(1).square().sum(1).to(images)

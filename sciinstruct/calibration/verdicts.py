@@ -204,10 +204,10 @@ def support_verdicts(
 
 
 def chains_verdict(rhat: float, ess: float, chains: int) -> Verdict:
-    """Have the Markov chains mixed, and are they long enough? One chain has no R-hat: a warning."""
+    """Have the Markov chains mixed, and are they long enough?"""
     enough = ess >= 100 * chains
-    status = WARN if not math.isfinite(rhat) else graded(rhat, rhat <= 1.01 and enough, rhat <= 1.05)
-    value = f"R-hat {rhat:.3f}" if math.isfinite(rhat) else "one chain has no R-hat"
+    status = graded(rhat, rhat <= 1.01 and enough, rhat <= 1.05)
+    value = f"R-hat {rhat:.3f}" if math.isfinite(rhat) else "a chain never moved"
     meaning = f"Worst over observations: {value}, worth {ess:.0f} independent draws."
     action = "" if status == PASS else "Run longer chains, from starts far apart; ranks use the thinned draws."
     threshold = "R-hat at most 1.01, 100 draws' worth per chain"

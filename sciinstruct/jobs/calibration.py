@@ -65,8 +65,9 @@ def solvers(problem: str) -> dict[str, Solver]:
         if "x" in problem.split(" ")[0]
         else PPM(family=plane, steps=600, batch=128, anneal_from=2.5, sigma_min=0.05, sigma_max=30.0)
     )
-    others = {name: getattr(baselines, name) for name in baselines.__all__}
-    return {"exact": Exact(), "PPM": matching} | {name: make() for name, make in others.items() if callable(make)}
+    found: dict[str, Solver] = {"exact": Exact(), "PPM": matching}
+    classes = {name: getattr(baselines, name) for name in baselines.__all__}
+    return found | {name: one() for name, one in classes.items() if isinstance(one, type) and hasattr(one, "run")}
 
 
 def calibrate_files(

@@ -197,6 +197,19 @@ def test_energy_of_a_gaussians_denoiser_is_the_squared_norm(generator):
         torch.testing.assert_close(found(images), ((images / 2) * part).square().flatten(1).sum(1), rtol=1e-3, atol=0)
 
 
+def test_an_image_that_the_prior_cannot_express_ranks_last(generator):
+    class Positive(Shrink):
+        def from_physical(self, image):
+            if image.min() <= 0:
+                raise ValueError("images must stay above 0")
+            return image.log()
+
+    images = torch.rand(8, 1, 1, 3, generator=generator) + 0.1
+    energy = next(iter(prior_energies(Positive(), images).values()))
+    both = torch.cat([images, -images[:1]])
+    assert energy(both)[-1] == torch.inf and torch.equal(energy(both)[:-1], energy(images))
+
+
 def test_a_prior_without_density_is_judged_by_its_denoiser(tmp_path):
     class Known:
         def __init__(self, k):
