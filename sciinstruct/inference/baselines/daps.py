@@ -50,12 +50,18 @@ class DAPS:
     -----
     Exact, but for the length of the chains, where the clean image given the noisy one has the law assumed: an
     uncorrelated Gaussian prior of one variance, with ``spread=1`` and ``ode_steps=1``. The operator need not be linear
-    and the likelihood needs no residuals. Elsewhere one variance for all directions, around the end of a deterministic
-    path, is a guess, and its errors do not fade with more levels.
+    and the likelihood needs no residuals. Elsewhere one variance for all directions is a guess, and its errors do not
+    fade with more levels; a chain too short to leave a side minimum of the misfit stays there. The end of a flow of
+    many steps already has the prior's spread, and the draw around it adds more: where data say nothing, the variance of
+    a Gaussian doubles.
 
-    The paper moves by Langevin steps without rejection, of a tuned size, from :math:`\hat{x}`. Here the steps' size is
-    adapted to an acceptance of 0.7 as the run goes, and the chains start from draws around :math:`\hat{x}`. The paper
-    has 200 levels of 5 calls.
+    As published: ``DAPS(spread=float("inf"), levels=200, ode_steps=5)``, 1000 calls, and Langevin steps from
+    :math:`\hat{x}` without rejection, of a tuned size. Here the steps' size is adapted to an acceptance of 0.7 as the
+    run goes, and chains start from draws around :math:`\hat{x}`.
+
+    The defaults have the smallest sliced Wasserstein distance to exact posteriors of `sciinstruct.priors.problems`
+    (mixtures in the plane and of 16x16 fields), relative to that between exact draws, among `spread` of 0.5, 1, 2 and
+    infinity with `ode_steps` of 1 and 5 (50 levels), then of 50, 100 and 200 levels; ``spread=2`` does as well.
 
     References
     ----------
@@ -63,8 +69,8 @@ class DAPS:
     """
 
     spread: float = 1.0
-    levels: int = 100
-    ode_steps: int = 5
+    levels: int = 200
+    ode_steps: int = 1
     moves: int = 10
     leapfrogs: int = 5
 

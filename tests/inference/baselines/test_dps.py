@@ -117,6 +117,12 @@ def test_physical_units_shape_and_provenance(generator):
     assert len(seen) == 200 and seen[-1] < seen[0]
 
 
+def test_network_calls_are_those_made(linear_gaussian, generator):
+    result = DPS(steps=10).run(linear_gaussian.problem, 3, generator=generator)
+    assert linear_gaussian.prior.calls - 16 == 10  # 16 measure the prior's width
+    assert result.attributes["network_calls"] == 20  # and as many gradients
+
+
 def test_same_seed_same_result(first_entry):
     solver = DPS(steps=10)
     first, again, other = (solver.run(first_entry, 4, generator=seed).samples for seed in (1, 1, 2))

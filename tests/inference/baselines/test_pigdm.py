@@ -46,7 +46,7 @@ def test_guided_denoiser_of_an_isotropic_gaussian_is_the_posteriors(sigma, gener
 def test_samples_of_an_isotropic_gaussian_follow_the_posterior(generator):
     """Mean and covariance, of the posterior with the last level's noise. Bias allowed: 2 % of the standard deviation,
     4 % of the variance, from 250 steps and from a standard deviation of the prior measured to 1 %."""
-    problem, n = isotropic(), 4000
+    problem, n = isotropic(), 2500
     law = exact_posterior(problem.prior, problem.likelihood).law
     covariance = law.dense_covariance(0) + problem.prior.sigma_range[0] ** 2 * torch.eye(24)
     x = PiGDM(spread=1.0).run(problem, n, generator=generator, dtype=F64).samples

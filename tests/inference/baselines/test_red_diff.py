@@ -95,6 +95,11 @@ def test_physical_units_shape_and_provenance(generator):
     assert all(a > b for a, b in zip(levels, levels[1:]))
 
 
+def test_network_calls_are_those_made(linear_gaussian, generator):
+    result = RedDiff(steps=10).run(linear_gaussian.problem, 3, generator=generator)
+    assert linear_gaussian.prior.calls - 16 == result.attributes["network_calls"] == 10  # 16 draw the starts
+
+
 def test_same_seed_same_result(gaussian):
     solver = RedDiff(steps=20)
     first, again, other = (solver.run(gaussian, 4, generator=seed).samples for seed in (1, 1, 2))
