@@ -30,8 +30,8 @@ the same run.
 
 - **W2**: sliced Wasserstein-2 distance between the solver's samples and as many exact ones (1000 on the 2-D mixture,
   500 on non-linear problems, 256 on fields, 128 at 64x64), {REFERENCES} exact sets, mean over draws of the problem; for
-  'exact' {FLOOR_PAIRS} pairs of exact sets. **W2/floor**: mean of the ratio to the same draw's 'exact', and the standard
-  error of that mean.
+  'exact' {FLOOR_PAIRS} pairs of exact sets. **W2/floor**: mean of the ratio to the same draw's 'exact', and its
+  standard error.
 - **coverage**: mean of |coverage - level| of central intervals per coordinate over 10-95 %, {COVERAGE_TRUTHS} exact
   draws per problem as truths, pooled over problems.
 - **weights**: largest error of a mode's weight in any draw. **missed**: modes of weight 0.1 or more that got less than
