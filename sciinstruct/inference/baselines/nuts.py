@@ -14,13 +14,16 @@ from torch import Tensor
 from sciinstruct.core import Callback, InverseProblem, Posterior, SolverError, make_generator
 from sciinstruct.inference.baselines.chains import FEWEST_DRAWS, chain_diagnostics, require_arviz
 
+_BATCH = 256  # images whose gradients are taken together
+
 
 @dataclass(frozen=True)
 class NUTS:
     r"""Chains of Hamiltonian dynamics on :math:`\log p(x) + \log p(y | x)`, one after another, merged.
 
-    Each chain starts from its own draw of the prior; step size and a diagonal mass matrix are adapted in warm-up, which
-    is thrown away.
+    Each chain starts from its own draw of the prior and moves in coordinates in which the density's curvature there is
+    the identity: in a Gaussian mode it needs no more. Step size and a diagonal mass matrix are adapted in warm-up,
+    which is thrown away.
 
     Parameters
     ----------
@@ -38,7 +41,8 @@ class NUTS:
     Exact in the limit of long chains, for priors with a density, ``prior.log_prob(x)``, such as the analytic ones. In
     practice a chain does not leave the mode it starts in unless the way is short: a posterior of separate modes gets
     the weights of the prior draws' neighbourhoods, and R-hat tells (``diagnostics["warnings"]``). Draws of one chain
-    are correlated: they are worth ``diagnostics["ess_bulk"]`` independent ones.
+    are correlated: they are worth ``diagnostics["ess_bulk"]`` independent ones. The curvature takes two gradients per
+    pixel and chain, and algebra of their cube.
 
     References
     ----------
@@ -118,8 +122,7 @@ class NUTS:
         energy = _Energy(problem, callback)
         draws = max(FEWEST_DRAWS, -(-n_samples // self.chains))
         chains, divergences = [], 0
-        for index, start in enumerate(starts):
-            energy.begin(index)
+        for start in starts:
             found, lost = self._chain(energy, start, draws, source, progress)
             chains.append(found)
             divergences += lost
@@ -143,12 +146,12 @@ class NUTS:
         from pyro.infer import MCMC
         from pyro.infer import NUTS as Kernel
 
-        kernel = Kernel(potential_fn=energy, target_accept_prob=self.target_accept, max_tree_depth=self.max_depth)
+        energy.begin(start)
         chain = MCMC(
-            kernel,
+            Kernel(potential_fn=energy, target_accept_prob=self.target_accept, max_tree_depth=self.max_depth),
             num_samples=draws,
             warmup_steps=self.warmup,
-            initial_params={"x": start},
+            initial_params={"z": start.new_zeros(start.numel())},
             hook_fn=energy.tell,
             disable_progbar=not progress,
         )
@@ -157,28 +160,58 @@ class NUTS:
         with torch.random.fork_rng([start.device] if start.is_cuda else []):
             torch.manual_seed(seed)
             chain.run()
-        return chain.get_samples()["x"].detach(), len(chain.diagnostics()["divergences"]["chain 0"])
+        return energy.image(chain.get_samples()["z"].detach()), len(chain.diagnostics()["divergences"]["chain 0"])
 
 
 class _Energy:
-    """Negative log-posterior of one image, as pyro calls it; counts calls and steps."""
+    """Negative log-posterior of one image in a chain's own coordinates, as pyro calls it; counts calls and steps."""
+
+    start: Tensor
+    root: Tensor
 
     def __init__(self, problem: InverseProblem, callback: Callback | None) -> None:
         self.problem, self.callback = problem, callback
-        self.calls = self.steps = self.index = 0
+        self.calls = self.steps = 0
+        self.index = -1
 
-    def begin(self, index: int) -> None:
-        """Start chain `index`."""
-        self.index = index
+    def begin(self, start: Tensor) -> None:
+        """Turn to the next chain, from the image `start`: x = start + root z, root root^T the inverse curvature."""
+        self.index, self.start = self.index + 1, start
+        values, vectors = torch.linalg.eigh(self._curvature(start.double()))
+        size = values.abs()  # saddles are left as fast as minima
+        self.root = (vectors * size.clamp_min(1e-8 * float(size.max())).rsqrt()).to(start.dtype)
 
-    def __call__(self, values: dict[str, Tensor]) -> Tensor:
-        self.calls += 1
-        x = values["x"][None]
+    def _curvature(self, start: Tensor) -> Tensor:
+        """Second derivatives of the density at `start`, (D, D) in float64, by differences of its gradient."""
+        width = 1e-4 * float(start.std(correction=0) + start.abs().mean())
+        shifts = width * torch.eye(start.numel(), dtype=start.dtype, device=start.device).reshape(-1, *start.shape)
+        slopes = [self._slope(start + some) - self._slope(start - some) for some in shifts.split(_BATCH)]
+        matrix = torch.cat(slopes) / (2 * width)
+        if not torch.isfinite(matrix).all():
+            raise SolverError(f"the density's curvature is NaN or infinite at step {self.steps}, start of a chain")
+        return 0.5 * (matrix + matrix.T)
+
+    def _slope(self, x: Tensor) -> Tensor:
+        """Gradients of the negative log-posterior at images (B, *event), flattened to (B, D)."""
+        leaf = x.requires_grad_()
+        with torch.enable_grad():
+            total = self._log_posterior(leaf).sum()
+        return -torch.autograd.grad(total, leaf)[0].flatten(1)
+
+    def _log_posterior(self, x: Tensor) -> Tensor:
+        self.calls += len(x)
         prior, data = self.problem.prior.log_prob(x), self.problem.log_likelihood(x)  # type: ignore[operator]
         if bool(torch.isnan(prior + data).any()):
             term = "prior" if bool(torch.isnan(prior).any()) else "likelihood"
             raise SolverError(f"the {term}'s log-density is NaN at step {self.steps}, in chain {self.index}")
-        return -(prior + data)[0]
+        return prior + data
+
+    def image(self, z: Tensor) -> Tensor:
+        """Images (B, *event) at coordinates `z` (B, D)."""
+        return self.start + (z @ self.root.T).reshape(-1, *self.start.shape)
+
+    def __call__(self, values: dict[str, Tensor]) -> Tensor:
+        return -self._log_posterior(self.image(values["z"][None]))[0]
 
     def tell(self, kernel: Any, params: object, stage: str, i: int) -> None:
         """Report a finished step; pyro's hook."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sciinstruct.core import InverseProblem, Likelihood, SolverError
-from sciinstruct.inference.baselines.nuts import NUTS
+from sciinstruct.inference.baselines.nuts import NUTS, _Energy
 from sciinstruct.priors import DenoiserPrior, GaussianMixture, GaussianPrior
 from sciinstruct.priors.problems import MatrixOperator
 
@@ -24,6 +24,16 @@ def test_a_gaussian_posterior_within_its_own_errors(linear_gaussian, generator):
     assert ((result.samples.mean(0) - mean).abs() < 4 * error).all()
     size = covariance.diagonal()[:, None] * covariance.diagonal()
     assert ((result.samples.T.cov() - covariance).abs() < 4 * ((size + covariance.square()) / worth).sqrt()).all()
+
+
+def test_the_coordinates_whiten_a_gaussian_posterior(linear_gaussian):
+    """The density's curvature is the inverse covariance, wherever a chain starts; no more to adapt."""
+    energy = _Energy(linear_gaussian.problem, None)
+    start = torch.tensor([3.0, -2.0], dtype=torch.float64)
+    energy.begin(start)
+    torch.testing.assert_close(energy.root @ energy.root.T, linear_gaussian.posterior()[1], rtol=1e-6, atol=0)
+    assert torch.equal(energy.image(torch.zeros(1, 2, dtype=torch.float64))[0], start)
+    assert energy.calls == 4
 
 
 def test_a_bent_posterior_agrees_with_a_grid(generator):
@@ -63,7 +73,7 @@ def test_callback_and_network_calls(linear_gaussian):
 
     def counted(x, sigma=0.0):
         nonlocal calls
-        calls += 1
+        calls += len(x)
         return density(x, sigma)
 
     linear_gaussian.prior.log_prob = counted
