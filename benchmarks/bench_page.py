@@ -23,15 +23,15 @@ COLUMNS = (
 ABOUT = f"""\
 # The bench: every solver on every exact problem
 
-`python -m benchmarks.bench --draws {{draws}}`: problems of `sciinstruct.priors.problems`, seeds from 0, every solver
-with one setting throughout (below), the exact denoiser for all. 'exact' is as many draws of the posterior itself:
-the sampling floor. Rows named deepinv are that package's samplers on the same problems, with the same denoiser, in
-the same run.
+`python -m benchmarks.bench --draws {{draws}}`: problems of `sciinstruct.priors.problems`, seeds from 0, the exact
+denoiser for all, settings below: none is tuned to a problem or a draw. 'exact' is as many draws of the posterior
+itself: the sampling floor. Rows named deepinv are that package's samplers on the same problems, with the same denoiser,
+in the same run.
 
 - **W2**: sliced Wasserstein-2 distance between the solver's samples and as many exact ones (1000 on the 2-D mixture,
-  500 on non-linear problems, 256 on fields, 128 at 64x64), {REFERENCES} exact sets, mean over draws of the problem; for
-  'exact' {FLOOR_PAIRS} pairs of exact sets. **W2/floor**: mean of the ratio to the same draw's 'exact', and its
-  standard error.
+  500 on non-linear problems and at 16x16, 256 at 32x32, 128 at 64x64), {REFERENCES} exact sets, mean over draws of the
+  problem; for 'exact' {FLOOR_PAIRS} pairs of exact sets. **W2/floor**: mean of the ratio to the same draw's 'exact',
+  and its standard error.
 - **coverage**: mean of |coverage - level| of central intervals per coordinate over 10-95 %, {COVERAGE_TRUTHS} exact
   draws per problem as truths, pooled over problems.
 - **weights**: largest error of a mode's weight in any draw. **missed**: modes of weight 0.1 or more that got less than

@@ -24,7 +24,7 @@ def sizes(exact: ExactProblem) -> tuple[int, torch.dtype]:
     if is_plane(exact):
         linear = isinstance(exact.problem.likelihood.operator, LinearOperator)
         return 1000 if linear else 500, torch.float64
-    return 256 if exact.problem.prior.event_shape[-1] <= 32 else 128, torch.float32
+    return {16: 500, 32: 256}.get(exact.problem.prior.event_shape[-1], 128), torch.float32
 
 
 def table(exact: ExactProblem) -> dict[str, Solver]:
