@@ -45,6 +45,8 @@ def write_draw(path: Path, draw: Draw, settings: Mapping[str, Any]) -> None:
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"settings": json.dumps(settings)})
+    for left in path.parent.glob(f".{path.name}.*"):  # by a run that was killed while it wrote this one
+        left.unlink(missing_ok=True)
 
 
 def read_draw(path: Path, settings: Mapping[str, Any], truth: Tensor, log_likelihood: float) -> Draw:

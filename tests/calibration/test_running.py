@@ -117,8 +117,11 @@ def test_a_killed_process_leaves_whole_draws_and_the_next_goes_on(tmp_path, monk
     monkeypatch.syspath_prepend(str(tmp_path))
     from study_of_a_slow_solver import Slow
 
+    half = folder / "draws" / ".problem-00000015.safetensors.left.safetensors"
+    half.write_bytes(b"what a kill in the middle of writing leaves")
     resumed = run_study(Slow(), mixture_2d, folder=folder, n=16, samples=8)
     after = drawn(folder)
+    assert len(after) == 16 and not half.exists()
     assert all(after[name] == content for name, content in before.items())
     afresh = run_study(Slow(), mixture_2d, folder=tmp_path / "afresh", n=16, samples=8)
     assert torch.equal(resumed.samples, afresh.samples)
