@@ -130,7 +130,12 @@ def _sections(report: CalibrationReport) -> list[Section]:
             _ecdf_figure(report),
         ),
         ("histograms", "Rank histograms", "Grey: 95 % band of one bar.", plots.rank_histograms(counts, report.n)),
-        ("skill", "Error against predicted error", "Pixels of all observations, in bins of predicted error.", skill),
+        (
+            "skill",
+            "Error against predicted error",
+            "Pixels of all observations, in bins of predicted error. Above the line: too narrow.",
+            skill,
+        ),
     ]
     if report.mean_z.ndim in (2, 3):
         found.append(_maps(report))
