@@ -28,12 +28,14 @@ class AnnealedLangevin:
     At each level :math:`\sigma` the chain makes `inner` steps
 
     .. math:: x \leftarrow x + \eta P [\nabla \log p(x; \sigma) + \nabla \log p(y | x)] + \sqrt{2 \eta P} \, n, \qquad
-        P = (\sigma^{-2} I + J^T J)^{-1} ,
+        P = (\sigma^{-2} I + G)^{-1} ,
 
-    J the Jacobian of the whitened residuals; for non-linear data :math:`J^T J` is an average over a few of the chains,
-    anew at each level. As no noisy prior is sharper than :math:`\sigma^{-2} I`, every :math:`\eta < 2` is stable for
-    linear data. Drifts longer than :math:`5 \sigma \sqrt D` for D pixels are cut to that length, which only chains far
-    from the data ever reach.
+    :math:`G = J^T J` with J the Jacobian of the whitened residuals. As no noisy prior is sharper than
+    :math:`\sigma^{-2} I`, every :math:`\eta < 2` is stable for linear data. For non-linear data G is an average over a
+    few of the chains, anew at each level, and until the `final` steps the data are blurred as the prior is: their
+    gradient is multiplied by :math:`(I + \sigma^2 G)^{-1}`, and in P that times G stands for G. Without it chains stray
+    to where closure phases are flat. Drifts longer than :math:`5 \sigma \sqrt D` for D pixels are cut to that length,
+    which only chains far from the data ever reach.
 
     Parameters
     ----------
@@ -51,9 +53,11 @@ class AnnealedLangevin:
 
     Notes
     -----
-    Each level's law is :math:`p(x; \sigma) p(y | x)`: the likelihood is that of a clean image at every level, so the
-    last level, where the prior is blurred by `bottom`, is right and the others are a bridge. On the way the data count
-    as if the blurred images were measured; the weights of modes that separate there carry that bias to the end.
+    Each level's law is :math:`p(x; \sigma) p(y | x)`, for linear data: the likelihood is that of a clean image at every
+    level, so the last level, where the prior is blurred by `bottom`, is right and the others are a bridge. On the way
+    the data count as if the blurred images were measured; the weights of modes that separate there carry that bias to
+    the end.
+
     Finite steps widen a Gaussian posterior by up to :math:`1/(1 - \eta/2)` in variance, most in directions that the
     data measure well; the final steps, which are small, mend it there. Directions far wider than `bottom` hardly move
     at the last levels and keep what the levels of their own size gave them.
@@ -64,7 +68,7 @@ class AnnealedLangevin:
 
     References
     ----------
-    Song and Ermon 2019, Algorithm 1; Jalal et al. 2021, equation 5 (there the likelihood is annealed as well).
+    Song and Ermon 2019, Algorithm 1; Jalal et al. 2021, where all data are blurred by the level.
     """
 
     top: float = 3.0
@@ -143,8 +147,9 @@ class AnnealedLangevin:
         for step, sigma in enumerate(track(levels, progress=progress, description="annealed Langevin")):
             if data.slope is None and step % self.inner == 0:
                 data = data_curvature(problem, x)
-            size = self.step if step < len(levels) - self.final else self.final_step
-            x, log_likelihood = langevin_step(problem, data, x, sigma, size, source)
+            last = step >= len(levels) - self.final
+            size, blur = (self.final_step, 0.0) if last else (self.step, sigma if data.slope is None else 0.0)
+            x, log_likelihood = langevin_step(problem, data, x, sigma, size, source, blur)
             if not torch.isfinite(x).all():
                 raise SolverError(f"annealed Langevin became NaN or infinite at step {step}; lower step")
             kept += [x] if step >= len(levels) - self.record else []
@@ -168,17 +173,31 @@ class AnnealedLangevin:
 
 
 def langevin_step(
-    problem: InverseProblem, data: Curvature, x: Tensor, sigma: float, step: float, generator: torch.Generator
+    problem: InverseProblem,
+    data: Curvature,
+    x: Tensor,
+    sigma: float,
+    step: float,
+    generator: torch.Generator,
+    blur: float = 0.0,
 ) -> tuple[Tensor, float]:
-    """One step at level `sigma` from `x` (B, *event), and the mean log-likelihood before it."""
+    """One step at level `sigma` from `x` (B, *event), and the mean log-likelihood before it.
+
+    With `blur` the data are those of an image with so much noise: covariance I + blur^2 J J^T of the residuals.
+    """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         log_likelihood = problem.log_likelihood(leaf)
     (pull,) = torch.autograd.grad(log_likelihood.sum(), leaf)
+
+    def scale(e: Tensor) -> Tensor:
+        """Eigenvalues of P."""
+        return 1 / (sigma**-2 + e / (1 + blur**2 * e))
+
     with torch.no_grad():
-        score = (problem.prior.score(x, sigma) + pull).flatten(1)
-    tight = sigma**-2
-    drift = data.apply(lambda e: step / (e + tight), score)
+        prior = problem.prior.score(x, sigma).flatten(1)
+    score = prior + data.apply(lambda e: 1 / (1 + blur**2 * e), pull.flatten(1))
+    drift = data.apply(lambda e: step * scale(e), score)
     drift = drift * (_LONGEST * sigma * drift.shape[1] ** 0.5 / drift.norm(dim=1, keepdim=True)).clamp(max=1.0)
-    noise = data.apply(lambda e: (2 * step / (e + tight)).sqrt(), randn_like(score, generator))
+    noise = data.apply(lambda e: (2 * step * scale(e)).sqrt(), randn_like(score, generator))
     return x + (drift + noise).reshape(x.shape), float(log_likelihood.detach().mean())

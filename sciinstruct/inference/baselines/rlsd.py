@@ -46,7 +46,7 @@ class RLSD(RedDiff):
 
     References
     ----------
-    Zilberstein et al. 2024, section 3; D'Angelo and Fortuin 2021, "Repulsive deep ensembles are Bayesian", for the
+    Zilberstein et al. 2024; D'Angelo and Fortuin 2021, "Repulsive deep ensembles are Bayesian", for the
     kernel's form.
     """
 

@@ -35,6 +35,16 @@ def test_one_step_has_the_moments_it_should(linear_gaussian, generator):
     assert log_likelihood == pytest.approx(float(case.problem.log_likelihood(x[None])))
 
 
+def test_blurred_data_are_those_of_a_noisy_image(linear_gaussian, generator):
+    """The step's mean is at rest where p(x; sigma) N(y; A x, noise^2 I + blur^2 A A^T) has its peak."""
+    case, n, sigma, blur = linear_gaussian, 40_000, 0.8, 0.6
+    data = data_curvature(case.problem, case.prior.sample_exact(8, generator=generator, dtype=torch.float64))
+    peak, _ = case.posterior(coupling=blur, level=sigma)
+    moved, _ = langevin_step(case.problem, data, peak.expand(n, 2), sigma, 0.3, generator, blur)
+    assert ((moved.mean(0) - peak).abs() < 4 * moved.std(0) / n**0.5).all()
+    assert ((case.posterior(level=sigma)[0] - peak).abs() > 20 * moved.std(0) / n**0.5).any()  # the test can fail
+
+
 @pytest.mark.parametrize("step", [0.1, 1.0])
 def test_stationary_law_at_one_level(linear_gaussian, generator, step):
     """The exact law of the discretised chain, whatever the step: nothing to allow for."""
