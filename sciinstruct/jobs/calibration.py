@@ -59,9 +59,9 @@ def solvers(problem: str) -> dict[str, Solver]:
     from sciinstruct.inference import PPM, Mixture, baselines
 
     plane = Mixture(components=32, rank=None, laplace_levels=())
-    field = Mixture(components=16, rank=32, laplace_levels=(0.6, 0.2))
+    field = Mixture(components=32, rank=32, laplace_levels=(0.6, 0.2))
     matching = (
-        PPM(family=field, steps=200, batch=64, groups=4, weight_rounds=128)
+        PPM(family=field, steps=100, batch=96, groups=3, weight_rounds=384)
         if "x" in problem.split(" ")[0]
         else PPM(family=plane, steps=600, batch=128, anneal_from=2.5, sigma_min=0.05, sigma_max=30.0)
     )
