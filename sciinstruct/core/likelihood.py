@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sciinstruct.core.checks import check_finite
 from sciinstruct.core.noise import GaussianNoise, NoiseModel
-from sciinstruct.core.operator import Operator
+from sciinstruct.core.operator import LinearOperator, Operator
 
 _COPIES = 512  # of images that are differentiated together; one image's are, however many
 
@@ -106,6 +106,14 @@ class Likelihood(BaseLikelihood):
     def residuals(self, image: Tensor) -> Tensor:
         """Whitened residuals (B, n)."""
         return self.noise.whiten(*self._prediction(image))
+
+    def linearise(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As `BaseLikelihood.linearise`; one Jacobian for all images (a view) where it is the same everywhere."""
+        if not (isinstance(self.operator, LinearOperator) and isinstance(self.noise, GaussianNoise)):
+            return super().linearise(image)
+        _, jacobian = super().linearise(image[:1])
+        with torch.no_grad():
+            return self.residuals(image), jacobian.expand(len(image), -1, -1)
 
     def chi2(self, image: Tensor) -> dict[str, Tensor]:
         """Mean squared whitened residual, under the key ``data``."""

@@ -94,10 +94,10 @@ def test_one_mode_of_a_gaussian():
 
 
 def test_the_camera_shows_all_that_the_optics_pass():
-    """Nine frames of 8x8 pixels at every side; half a cycle per camera pixel is above the cut-off."""
-    for side in (16, 32, 64):
+    """Frames of 8x8 pixels at every side; half a cycle per camera pixel is above the cut-off."""
+    for side, frames in ((16, 3), (32, 9), (64, 9)):
         operator, _ = instrument("sim", side, torch.Generator())
-        assert operator.range_shape == (9, 8, 8)
+        assert operator.range_shape == (frames, 8, 8)
         assert 0.5 / operator.camera.factor > 3 / side
 
 
