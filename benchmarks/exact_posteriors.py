@@ -28,8 +28,8 @@ from sciinstruct.priors.problems import FIELD_KINDS, ExactProblem, fields_16, mi
 
 PLANE_PPM = PPM(
     family=Mixture(components=32, rank=None, laplace_levels=()),
-    steps=1000,
-    batch=256,
+    steps=400,
+    batch=128,
     groups=8,
     anneal_from=2.5,
     sigma_min=0.05,
