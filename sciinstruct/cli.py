@@ -170,6 +170,8 @@ def calibrate(
     """
     if (samples is None) == (problem is None):
         raise typer.BadParameter("give either --samples or --problem")
+    if problem is not None and truth is not None:
+        raise typer.BadParameter("a packaged --problem has truths of its own: leave out --truth")
     with _readable_errors("The same command goes on from what is in --out."):
         from sciinstruct import jobs
 

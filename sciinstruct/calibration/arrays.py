@@ -32,7 +32,7 @@ def as_events(samples: Any, truth: Any, chains: int | None) -> Events:
     Raises
     ------
     ValueError
-        If labelled axes differ, or `chains` does not divide the number of samples.
+        If labelled axes differ, values are complex or no numbers, or `chains` does not divide the number of samples.
     """
     _check_labels(samples, truth)
     if is_arviz(samples):
@@ -58,9 +58,16 @@ def _tensor(values: Any, name: str = "truth") -> Tensor:
         found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{name} must be a tensor, an array, or arviz objects with a posterior, got {type(values).__name__}"
+            f"{name} must be a tensor, an array of numbers, or arviz objects with a posterior, got "
+            f"{type(values).__name__}{_dtype_of(values)}"
         ) from error
+    if found.is_complex():
+        raise ValueError(f"{name} must be real, got {found.dtype}; stack real and imaginary parts along an axis")
     return found if found.is_floating_point() else found.double()
+
+
+def _dtype_of(values: Any) -> str:
+    return f" of {values.dtype}" if hasattr(values, "dtype") else ""
 
 
 def _check_labels(samples: Any, truth: Any) -> None:

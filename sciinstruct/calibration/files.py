@@ -56,6 +56,8 @@ def _variable(path: Path, name: str) -> Any:
     except FileFormatError:
         raise
     except (OSError, ValueError, EOFError, KeyError) as error:
+        if "pickle" in str(error):  # numpy's advice would be to load it unsafely
+            raise FileFormatError(f"cannot read {path}: it is damaged, or holds Python objects, not numbers") from error
         raise FileFormatError(f"cannot read {path}: {error}") from error
 
 

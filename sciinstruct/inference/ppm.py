@@ -75,7 +75,7 @@ class PPM:
         """Settings for a trained image prior: particles from annealing, then matched with a trained auxiliary score."""
         start = AnnealedGaussNewton()
         family = Particles(particles, auxiliary="network", warmup=150, auxiliary_steps=4, start=start)
-        return cls(family=family, steps=steps, batch=batch, learning_rate=0.0015, damping=1e-8)
+        return cls(family=family, steps=steps, batch=batch, learning_rate=0.001, damping=1e-8)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 1 <= self.groups <= self.batch:
