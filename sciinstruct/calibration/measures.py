@@ -67,16 +67,16 @@ def _ranked(name: str, values: Tensor, at_truth: Tensor, generator: torch.Genera
 def chi2_terms(likelihoods: Sequence[BaseLikelihood], samples: Tensor) -> dict[str, Any]:
     r"""Mean over samples and observations per term, with its standard error between observations.
 
-    The error is held to what a right posterior can have at most, :math:`\\sqrt{2 / (n N)}` for n data of Gaussian noise:
+    The error is held to what a right posterior can have at most, :math:`\sqrt{2 / (n N)}` for n data of Gaussian noise:
     one observation that is far off must not widen the tolerance by which it is judged.
     """
     found = [chi2_per_sample(likelihood, x) for likelihood, x in zip(likelihoods, samples)]
-    counts = data_counts(likelihoods[0], samples[0])
+    counts = [data_counts(likelihood, x) for likelihood, x in zip(likelihoods, samples)]
     result = {}
     for name in found[0]:
         means = torch.stack([terms[name].mean() for terms in found])
-        most = (2 / counts[name]) ** 0.5 if counts.get(name) else math.inf
-        error = min(float(means.std()), most) / len(means) ** 0.5
+        variances = [2 / count[name] if count.get(name) else math.inf for count in counts]
+        error = (min(float(means.var()), sum(variances) / len(means)) / len(means)) ** 0.5
         result[name] = {"mean": float(means.mean()), "standard_error": error}
     return result
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
@@ -123,6 +124,14 @@ def test_false_alarms_are_as_rare_as_they_claim(make_study):
     assert sum(error) / 40 < 0.02
 
 
+def test_one_observation_far_off_does_not_widen_what_it_is_judged_by(study):
+    samples = study.samples(S, torch.Generator().manual_seed(5))
+    samples[7] += 5 * samples[7].std()  # misfit, and the scatter of misfits with it
+    report = judge(study, samples, 5)
+    rows = {verdict.check: verdict for verdict in report.verdicts}
+    assert rows["chi-square: data"].status == "fail", rows["chi-square: data"]
+
+
 def test_holm_is_never_below_the_raw_p_and_keeps_order():
     raw = {"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.9}
     adjusted = holm(raw)
@@ -148,6 +157,12 @@ def test_a_study_writes_its_report(exact, tmp_path):
         ({"samples": torch.zeros(64, 4, 1, 10, 10)}, "at least 8 samples"),
         ({"likelihoods": []}, "likelihoods must be one per observation"),
         ({"truth": torch.zeros(64, 1, 3, 3)}, "must match"),
+        (
+            {"samples": torch.zeros(64, 8, 1, 10, 10, dtype=torch.complex64)},
+            "samples must be real, got torch.complex64",
+        ),
+        ({"samples": np.full((64, 8, 1, 10, 10), "a")}, "array of numbers, .* got ndarray of <U1"),
+        ({"truth": torch.zeros(64, 1, 10, 10) * 1j}, "truth must be real"),
         ({"samples": torch.full((64, 8, 1, 10, 10), float("nan"))}, "samples must be finite"),
         ({"samples": torch.zeros(8, 8, 1, 10, 10), "truth": torch.zeros(8, 1, 10, 10)}, "at least 16"),
     ],
