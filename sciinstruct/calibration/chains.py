@@ -49,8 +49,8 @@ def chain_numbers(chains: Tensor) -> ChainNumbers:
     least = FEWEST_DRAWS if len(chains) > 1 else 2 * FEWEST_DRAWS
     if chains.shape[1] < least:
         raise ValueError(
-            f"{len(chains)} chains must have at least {least} draws each to be judged, got {chains.shape[1]}; "
-            "give fewer chains, or none if the samples are independent"
+            f"chains must have at least {FEWEST_DRAWS} draws each, {2 * FEWEST_DRAWS} if there is but one, got "
+            f"{len(chains)} of {chains.shape[1]}; give no chains if the samples are independent"
         )
     flat = chains.detach().cpu().double().flatten(2)
     entries = flat[..., :: -(-flat.shape[2] // MAX_ENTRIES)]
@@ -112,8 +112,8 @@ def posterior_from_arviz(data: Any, variable: str | None = None) -> Posterior:
     Returns
     -------
     Posterior
-        All draws, chain after chain. R-hat above 1.01, or an effective size under 100 draws per chain, is a warning that
-        the report shows in red.
+        All draws, chain after chain. R-hat above 1.01, or an effective size under 100 per chain, is a warning that the
+        report shows in red.
 
     Raises
     ------

@@ -63,9 +63,7 @@ def solvers(problem: str) -> dict[str, Solver]:
     matching = (
         PPM(family=field, steps=100, batch=96, groups=3, weight_rounds=384)
         if "x" in problem.split(" ")[0]
-        else PPM(
-            family=plane, steps=400, batch=128, anneal_from=2.5, sigma_min=0.05, sigma_max=30.0, weight_rounds=256
-        )
+        else PPM(family=plane, steps=400, batch=128, anneal_from=2.5, sigma_min=0.05, sigma_max=30.0, weight_rounds=256)
     )
     found: dict[str, Solver] = {"exact": Exact(), "PPM": matching}
     classes = {name: getattr(baselines, name) for name in baselines.__all__}

@@ -113,6 +113,8 @@ def test_a_packaged_problem_is_solved_and_goes_on(tmp_path):
         (["--samples", "{}/s.npy", "--truth", "{}/s.npy"], ["must match"]),
         (["--samples", "{}/s.npy", "--truth", "{}/t.npy", "--kind", "guess"], ["kind must be one of"]),
         (["--samples", "{}/s.npy", "--truth", "{}/t.npy", "--chains", "3"], ["chains must divide"]),
+        (["--samples", "{}/s.npy", "--truth", "{}/t.npy", "--chains", "16"], ["at least 4 draws each", "16 of 2"]),
+        (["--samples", "{}/text.npy", "--truth", "{}/t.npy"], ["cannot read", "damaged, or holds Python objects"]),
         (["--problem", "16x16 fog"], ["no problem '16x16 fog'", "16x16 blur"]),
         (["--problem", "2-D mixture", "--solver", "magic"], ["no solver 'magic'", "PPM", "DPS"]),
     ],
@@ -124,6 +126,7 @@ def test_what_is_wrong_is_one_line(tmp_path, arguments, words):
     np.save(tmp_path / "t.npy", truth)
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_text("1 2 3")
+    (tmp_path / "text.npy").write_text("1 2 3")
     (tmp_path / "damaged.nc").write_bytes(b"\x89HDF\r\n")
     result = invoke(*(text.format(tmp_path) for text in arguments), "--out", tmp_path / "out")
     assert result.exit_code == 1, result.output
@@ -131,7 +134,15 @@ def test_what_is_wrong_is_one_line(tmp_path, arguments, words):
     assert all(word in result.stderr for word in words), result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--samples", "a.npz", "--problem", "2-D mixture"], ["--n", "3"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--samples", "a.npz", "--problem", "2-D mixture"],
+        ["--problem", "2-D mixture", "--truth", "t.npy"],
+        ["--problem", "2-D mixture", "--n", "3"],
+    ],
+)
 def test_usage_errors_exit_with_2(arguments):
     assert invoke(*arguments).exit_code == 2
 
@@ -142,7 +153,14 @@ def test_every_baseline_has_a_name():
     for problem in ("2-D mixture", "16x16 blur"):
         methods = {name for name in baselines.__all__ if isinstance(getattr(baselines, name), type)}
         assert {"exact", "PPM", *methods} == set(solvers(problem)) and "DPS" in methods
-    assert solvers("2-D mixture")["PPM"] != solvers("16x16 blur")["PPM"]
+
+
+def test_posterior_matching_is_set_as_in_the_benchmarks():
+    from benchmarks.exact_posteriors import FIELD_PPM, PLANE_PPM
+
+    planes, images = ("2-D mixture", "phase retrieval", "closure phases"), ("16x16 blur", "32x32 Gaussian mask")
+    assert all(solvers(name)["PPM"] == PLANE_PPM for name in planes)
+    assert all(solvers(name)["PPM"] == FIELD_PPM for name in images)
 
 
 def test_exact_draws_of_a_non_linear_problem_are_the_grids(tmp_path):
