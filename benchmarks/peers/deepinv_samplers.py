@@ -223,7 +223,7 @@ class DDRM(_Peer):
 
 @dataclass(frozen=True)
 class PnPULA(_Peer):
-    """deepinv's unadjusted Langevin chain, one per sample, at a quarter of the largest stable step; the last state is kept."""
+    """deepinv's unadjusted Langevin chain, one per sample, at a quarter of the largest stable step; its last state."""
 
     steps: int = 1000
     level: float = 0.02  # of the denoiser, in units of the images' range
