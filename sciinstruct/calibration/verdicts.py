@@ -10,6 +10,7 @@ _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
 MIN_SAMPLES = 64
 MIN_STUDY = 100  # observations
 FEW = 5  # data
+_WIDEST_STEIN = 0.5  # error of the ratio above which agreement with 1 says nothing: half of the variance
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,17 @@ def chains_verdict(rhat: float, ess: float, chains: int) -> Verdict:
 
 
 def stein_verdict(ratio: float, standard_error: float = 0.0) -> Verdict:
-    """Stein ratio under an exact prior."""
+    """Stein ratio under an exact prior; single observations far off widen the standard error, so a large one warns."""
     near, far = max(0.03, 3 * standard_error), max(0.1, 4 * standard_error)
-    status = graded(ratio, 1 - near <= ratio <= 1 + near, 1 - far <= ratio <= 1 + far)
-    side = "too narrow" if ratio < 1 else "too wide or off the posterior"
-    meaning = (
-        "Not rejected: the width agrees with the posterior's score." if status == PASS else f"The samples are {side}."
-    )
-    action = "" if status == PASS else "Compare with the coverage and the spread-skill plot: which pixels are wrong?"
+    agrees = 1 - near <= ratio <= 1 + near
+    status = graded(ratio, agrees and near <= _WIDEST_STEIN, 1 - far <= ratio <= 1 + far)
+    if status == PASS:
+        meaning, action = "Not rejected: the width agrees with the posterior's score.", ""
+    elif agrees:
+        meaning = "Observations differ so much in their ratios that the mean of them says nothing."
+        action = "Look for single observations whose samples are far off; otherwise draw more."
+    else:
+        meaning = f"The samples are {'too narrow' if ratio < 1 else 'too wide or off the posterior'}."
+        action = "Compare with the coverage and the spread-skill plot: which pixels are wrong?"
     threshold = f"{1 - near:.2f} to {1 + near:.2f} (warning {1 - far:.2f} to {1 + far:.2f})"
     return Verdict("Stein ratio", status, ratio, threshold, meaning, action)

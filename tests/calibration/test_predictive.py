@@ -71,6 +71,8 @@ def test_mean_residuals_are_the_mean_of_residuals(study, generator):
         (judge.coverage_verdict(0.04, 0.04), "fail"),
         (judge.stein_verdict(1.03), "pass"),
         (judge.stein_verdict(0.95), "warn"),
+        (judge.stein_verdict(1.2, 0.09), "pass"),
+        (judge.stein_verdict(1.4, 0.4), "warn"),  # within three standard errors, which says nothing
         (judge.stein_verdict(0.81), "fail"),
         (judge.ranks_verdict("r", {"a": 0.05, "b": 1.0}), "pass"),
         (judge.ranks_verdict("r", {"a": 0.01, "b": 1.0}), "warn"),
