@@ -165,10 +165,11 @@ def markdown(rows: list[Row], plots: list[str]) -> str:
     lines = [ABOUT.format(draws=max(row["draws"] for row in rows)), *standing(rows)]
     lines += [f"![{name}]({name})\n" for name in plots]
     for problem in dict.fromkeys(row["problem"] for row in rows):
-        lines += [f"## {problem}", ""]
+        mine = [row for row in rows if row["problem"] == problem]
+        lines += [f"## {problem}", "", f"{max(row['draws'] for row in mine)} draws.", ""]
         lines += ["| solver | W2 | W2/floor | coverage | weights | missed | CRPS | TARP | calls | seconds |"]
         lines += ["|---|---|---|---|---|---|---|---|---|---|"]
-        lines += [line(row) for row in rows if row["problem"] == problem] + [""]
+        lines += [line(row) for row in mine] + [""]
     lines += ["## Settings", ""]
     for solver, problem, settings in settings_used(rows):
         lines.append(f"- {solver} ({problem}): `{settings}`")
