@@ -24,7 +24,7 @@ from sciinstruct.inference import PPM, Generator, Mixture, Particles
 from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.baselines.dps import DPS
 from sciinstruct.inference.baselines.red_diff import RedDiff
-from sciinstruct.priors.problems import FIELD_KINDS, ExactProblem, fields_16, mixture_2d
+from sciinstruct.priors.problems import FIELD_KINDS, ExactProblem, fields_16, mixture_2d, mode_shares
 
 PLANE_PPM = PPM(
     family=Mixture(components=32, rank=None, laplace_levels=()),
@@ -110,12 +110,6 @@ def evaluate(problem: ExactProblem, samples: Tensor, generator: torch.Generator)
         "weight_error": float((found - weights).abs().max()),
         "missed_modes": int(((weights >= 0.1) & (found < 0.1 * weights)).sum()),
     }
-
-
-def mode_shares(problem: ExactProblem, samples: Tensor) -> Tensor:
-    """Share of samples whose most probable exact component is k, (K,)."""
-    labels = problem.posterior.law.responsibilities(samples).argmax(1)
-    return torch.bincount(labels, minlength=len(problem.posterior.weights)).double() / len(samples)
 
 
 def one_draw(family: Family, seed: int, kept: dict[str, dict] | None = None) -> dict[str, dict]:
