@@ -140,6 +140,9 @@ def test_what_is_wrong_is_one_line(tmp_path, arguments, words):
         [],
         ["--samples", "a.npz", "--problem", "2-D mixture"],
         ["--problem", "2-D mixture", "--truth", "t.npy"],
+        ["--problem", "2-D mixture", "--kind", "held-out"],
+        ["--samples", "s.npy", "--solver", "DPS"],
+        ["--samples", "s.npy", "--n", "20"],
         ["--problem", "2-D mixture", "--n", "3"],
     ],
 )
