@@ -1,6 +1,7 @@
 """Who runs in `benchmarks.bench`: every solver of the package, and the peers that are installed."""
 
 import importlib.util
+import math
 
 import torch
 
@@ -38,6 +39,8 @@ def table(exact: ExactProblem) -> dict[str, Solver]:
         if isinstance(kind, type) and hasattr(kind, "run"):
             found[_PRINTED.get(name, name)] = kind()
     found["RED-diff, published"] = RedDiff(weight=0.25, level_power=1.0)
+    found["PiGDM, published"] = baselines.PiGDM(spread=1.0)
+    found["DAPS, published"] = baselines.DAPS(spread=math.inf, ode_steps=5)
     return found | peers(exact)
 
 

@@ -1,8 +1,9 @@
 """Posterior samples and where they came from."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class Posterior:
     coordinates: dict[str, tuple[Any, str]] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    report_writer: ClassVar[Callable[..., Any]]  # the package's front page hands it in: reports live floors above
 
     def __post_init__(self) -> None:
         if self.samples.ndim < 2 or len(self.samples) == 0:
@@ -66,6 +68,29 @@ class Posterior:
         from sciinstruct.core.posterior_io import to_dataset
 
         return to_dataset(self)
+
+    def report(self, folder: str | os.PathLike[str], **options: Any) -> Any:
+        """Write the report on these samples into `folder`, as `sciinstruct.calibration.write_report` does.
+
+        Parameters
+        ----------
+        folder : path
+            Made if absent.
+        **options
+            ``problem``, ``truth`` and the other arguments of `write_report`: with them it can check more.
+
+        Returns
+        -------
+        sciinstruct.calibration.ReportPaths
+
+        Raises
+        ------
+        ValueError
+            If an option does not fit the samples.
+        OutputError
+            If the folder cannot be written.
+        """
+        return type(self).report_writer(self, folder, **options)
 
     def to_netcdf(self, path: str | os.PathLike[str]) -> None:
         """Write `to_xarray` to a NetCDF file; raises OutputError if that fails."""

@@ -64,7 +64,7 @@ def test_a_mode_without_samples_is_missed():
 
 def _study(monkeypatch, path, solvers, draws=2):
     monkeypatch.setattr(bench, "table", lambda exact: solvers)
-    bench.study(["2-D mixture"], None, draws, path)
+    bench.study(["2-D mixture"], None, range(draws), path)
     return list(bench.read_records(path).values())
 
 

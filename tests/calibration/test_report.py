@@ -128,6 +128,14 @@ def test_wrong_noise_is_rejected_both_ways(generator, tmp_path, factor, check, t
     assert verdicts[check]["status"] == "fail" and text in verdicts[check]["meaning"]
 
 
+def test_a_posterior_writes_the_same_report_itself(generator, tmp_path):
+    problem, truth, posterior = run(generator)
+    mine = posterior.report(tmp_path / "own", problem=problem, truth=truth)
+    theirs = write_report(posterior, tmp_path / "function", problem=problem, truth=truth)
+    found, expected = (json.loads(paths.json.read_text()) for paths in (mine, theirs))
+    assert found | {"created": ""} == expected | {"created": ""}
+
+
 def test_report_needs_nothing_but_samples(generator, tmp_path):
     for shape in ((3,), (4, 5), (2, 4, 5)):
         paths = write_report(Posterior(torch.randn(8, *shape, generator=generator)), tmp_path)
