@@ -5,7 +5,7 @@ docs/benchmarks/bench.jsonl: an interrupted run goes on where it stopped, and a 
 afresh. From the lines it writes bench.md, bench.csv, bench.json and the plots beside them. ``--problems`` and
 ``--solvers`` take names, or parts of names; ``--page`` only rewrites the pages. Five draws of the default problems take
 about an hour and a half of one core. deepinv's rows appear where it is installed (extra ``peers``). Seeds begin at 100:
-settings were chosen on smaller ones.
+PPM's settings were chosen on smaller ones.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DEFAULT_PROBLEMS = (
     "16x16 sim",
 )
 EXACT = "exact"  # as many draws of the posterior itself: the sampling floor
-FIRST_SEED = 100  # no setting, of ours or of a baseline, was chosen on seeds from here on
+FIRST_SEED = 100  # PPM's settings were chosen on smaller ones
 Record = dict[str, Any]
 
 
