@@ -1,8 +1,9 @@
 """Forward operators: one operator, or one family, a file."""
 
 from sciinstruct.operators.blur import GaussianBlur
+from sciinstruct.operators.convolution import Convolution
 from sciinstruct.operators.downsample import Downsample
 from sciinstruct.operators.mask import PixelMask
 from sciinstruct.operators.sim import StructuredIllumination
 
-__all__ = ["Downsample", "GaussianBlur", "PixelMask", "StructuredIllumination"]
+__all__ = ["Convolution", "Downsample", "GaussianBlur", "PixelMask", "StructuredIllumination"]

@@ -5,6 +5,7 @@ import torch
 
 from sciinstruct.core.operator import Stack, dot_test
 from sciinstruct.operators.blur import GaussianBlur
+from sciinstruct.operators.convolution import Convolution
 from sciinstruct.operators.downsample import Downsample
 from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 from sciinstruct.operators.mask import PixelMask
@@ -19,11 +20,20 @@ def _mask(*shape):
     return PixelMask(torch.rand(*shape, generator=torch.Generator().manual_seed(2)) > 0.4)
 
 
+def _psf(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
 OPERATORS = {
     "mask": lambda: _mask(6, 5),
     "mask, three channels": lambda: _mask(3, 4, 4),
     "blur": lambda: GaussianBlur(0.9, (6, 5)),
     "blur, two channels": lambda: GaussianBlur(1.4, (2, 5, 6)),
+    "convolution, circular": lambda: Convolution(_psf(3, 4), (6, 5)),
+    "convolution, reflect": lambda: Convolution(_psf(4, 3), (2, 6, 5), "reflect"),
+    "convolution, replicate": lambda: Convolution(_psf(3, 4), (6, 5), "replicate"),
+    "convolution, zero": lambda: Convolution(_psf(3, 4), (6, 5), "zero"),
+    "convolution, valid": lambda: Convolution(_psf(3, 4), (2, 6, 5), "valid"),
     "downsampling": lambda: Downsample(2, (6, 4)),
     "downsampling, two channels": lambda: Downsample(3, (2, 6, 9)),
     "structured illumination": lambda: StructuredIllumination(0.3, (7, 6)),
