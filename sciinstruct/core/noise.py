@@ -25,6 +25,16 @@ class NoiseModel(nn.Module, ABC):
     def whiten(self, y: Tensor, prediction: Tensor) -> Tensor:
         """Residuals in standard deviations, real, (B, n): their squared sum is chi-square."""
 
+    def variance(self, prediction: Tensor) -> Tensor:
+        """Variance of each datum given its prediction, shape of `prediction`, real; of each part for complex data.
+
+        Raises
+        ------
+        NotImplementedError
+            If the noise has no variance in closed form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not state the variance of its data")
+
 
 class GaussianNoise(NoiseModel):
     """Independent Gaussian noise of standard deviation `sigma` (number or tensor that broadcasts to the data).
@@ -43,6 +53,11 @@ class GaussianNoise(NoiseModel):
     def _real(self, value: Tensor) -> Tensor:
         flat = value / self.sigma.to(value.real.dtype)
         return torch.view_as_real(flat).flatten(1) if flat.is_complex() else flat.flatten(1)
+
+    def variance(self, prediction: Tensor) -> Tensor:
+        """sigma^2, expanded to the prediction (a view)."""
+        real = prediction.real
+        return self.sigma.to(real.device, real.dtype).square().expand(real.shape)
 
     def whiten(self, y: Tensor, prediction: Tensor) -> Tensor:
         """(y - prediction)/sigma, flattened; complex data give two residuals each."""
