@@ -90,7 +90,7 @@ class Convolution(PaddedFilter):
     Attributes
     ----------
     transfer : Tensor, shape (H, W), complex128
-        Circular boundary only: eigenvalues in the order of ``torch.fft.fft2``.
+        Circular boundary alone has it: eigenvalues in the order of ``torch.fft.fft2``.
 
     Raises
     ------
@@ -104,6 +104,8 @@ class Convolution(PaddedFilter):
     Two FFTs per call, of the image plus the reach of the kernel. Both maps are exact transposes of each other.
     """
 
+    transfer: Tensor
+
     def __init__(self, psf: Tensor, image_shape: tuple[int, ...], boundary: Boundary = "circular") -> None:
         check_boundary(boundary)
         sides = with_channel(image_shape)[1:]
@@ -116,15 +118,10 @@ class Convolution(PaddedFilter):
             margins = tuple((n - 1 - n // 2, n // 2) for n in psf.shape)  # type: ignore[assignment]
             added = (0, 0) if boundary == "valid" else (psf.shape[0] - 1, psf.shape[1] - 1)
             grid = tuple(fast_length(n + a) for n, a in zip(sides, added))  # type: ignore[assignment]
-        super().__init__(centred(psf, grid), image_shape, margins, boundary)
-
-    @property
-    def transfer(self) -> Tensor:
-        """Eigenvalues of the circular operator, (H, W); raises ValueError for another boundary."""
-        if self.boundary != "circular":
-            raise ValueError(f"only the circular convolution is diagonal in Fourier space, not {self.boundary!r}")
-        kernel = torch.fft.irfft2(self.gain, s=self.domain_shape[-2:])
-        return torch.fft.fft2(kernel)
+        kernel = centred(psf, grid)
+        super().__init__(kernel, image_shape, margins, boundary)
+        if boundary == "circular":
+            self.register_buffer("transfer", torch.fft.fft2(kernel))
 
 
 def with_channel(image_shape: tuple[int, ...]) -> tuple[int, int, int]:

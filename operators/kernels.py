@@ -26,7 +26,7 @@ def gaussian_kernel(sigma: float | tuple[float, float], *, angle: float = 0.0, s
         If `sigma` is not positive, or `side` is not odd.
     """
     sy, sx = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
-    check_positive("sigma", min(sy, sx))
+    check_positive("sigma", torch.tensor([sy, sx]))
     y, x = _grid(2 * math.ceil(4 * max(sy, sx)) + 1 if side is None else side)
     along = math.cos(angle) * x + math.sin(angle) * y
     across = math.cos(angle) * y - math.sin(angle) * x

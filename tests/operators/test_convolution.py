@@ -46,8 +46,7 @@ def test_transfer_is_the_spectrum_of_the_circular_matrix():
     expected = torch.fft.ifft2(torch.fft.fft2(wave) * op.transfer).real
     torch.testing.assert_close(op(wave), expected, rtol=0, atol=1e-14)
     assert abs(op.transfer[0, 0] - 1) < 1e-14
-    with pytest.raises(ValueError, match="circular"):
-        _ = Convolution(_psf(4, 5), (6, 7), "zero").transfer
+    assert not hasattr(Convolution(_psf(4, 5), (6, 7), "zero"), "transfer")
 
 
 def test_a_gaussian_kernel_is_the_gaussian_blur(generator):

@@ -7,6 +7,7 @@ from sciinstruct.core.operator import Stack, dot_test
 from sciinstruct.operators.blur import GaussianBlur
 from sciinstruct.operators.convolution import Convolution
 from sciinstruct.operators.downsample import Downsample
+from sciinstruct.operators.image_mask import ImageMask
 from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 from sciinstruct.operators.mask import PixelMask
 from sciinstruct.operators.sim import StructuredIllumination
@@ -27,6 +28,7 @@ def _psf(*shape):
 OPERATORS = {
     "mask": lambda: _mask(6, 5),
     "mask, three channels": lambda: _mask(3, 4, 4),
+    "mask, shape kept": lambda: ImageMask(_psf(2, 6, 5) > 0.4),
     "blur": lambda: GaussianBlur(0.9, (6, 5)),
     "blur, two channels": lambda: GaussianBlur(1.4, (2, 5, 6)),
     "convolution, circular": lambda: Convolution(_psf(3, 4), (6, 5)),
