@@ -7,6 +7,7 @@ from sciinstruct.operators.image_mask import ImageMask, MaskedGaussianNoise
 from sciinstruct.operators.intensity import IntensityMap
 from sciinstruct.operators.mask import PixelMask
 from sciinstruct.operators.sim import StructuredIllumination
+from sciinstruct.operators.varying_blur import VaryingBlur
 
 __all__ = [
     "Convolution",
@@ -17,4 +18,5 @@ __all__ = [
     "MaskedGaussianNoise",
     "PixelMask",
     "StructuredIllumination",
+    "VaryingBlur",
 ]

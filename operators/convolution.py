@@ -8,65 +8,72 @@ from sciinstruct.core.checks import check_finite
 from sciinstruct.core.operator import LinearOperator
 from sciinstruct.operators.padding import Boundary, check_boundary, extend, fast_length, fold
 
-Margins = tuple[tuple[int, int], tuple[int, int]]
-
 
 class PaddedFilter(LinearOperator):
-    r"""Extend the image beyond its edges, multiply its spectrum by a transfer function, cut the margins off.
-
-    :math:`A = C\,F^{-1}\,\mathrm{diag}(H)\,F\,E`, so that :math:`A^T = E^T F^{-1}\,\mathrm{diag}(\bar H)\,F\,C^T`:
-    the transpose puts zeros where the margins were and folds them back, both written out.
+    """Work on an image extended beyond its edges, margins cut off: what convolutions have in common.
 
     Parameters
     ----------
-    kernel : Tensor, shape (M, N)
-        Impulse response on the padded grid, its centre at pixel (0, 0) and periodic there. M and N are at least the
-        sides of the extended image (`padded_shape`); what is beyond is filled with zeros.
+    reach : tuple of int, (kh, kw)
+        Sides of the point-spread function, centre at ``(kh // 2, kw // 2)``.
     image_shape : tuple of int, (H, W) or (C, H, W)
         Shape of the image; two numbers mean one channel.
-    margins : pair of pairs of int, ((top, bottom), (left, right))
-        Samples by which the image is extended, at least the reach of the kernel: from its centre upwards to its
-        last row (top), and downwards to its first (bottom).
     boundary : str
-        See `sciinstruct.operators.padding.extend`. With ``"valid"`` nothing is added: the data are smaller than the
-        image by the margins. With ``"circular"`` the margins are not needed: give zeros, and a kernel of shape (H, W).
+        See `Convolution`.
+
+    Attributes
+    ----------
+    margins : pair of pairs of int, ((top, bottom), (left, right))
+        Samples that the filter needs beyond the data on each side; zeros where the grid is periodic anyway.
+    grid : tuple of int, (M, N)
+        Sides of the FFTs: the extended image, and a few more where that makes them fast.
 
     Raises
     ------
     ValueError
-        If `boundary` is unknown, or the margins are longer than the image.
+        If `boundary` is unknown or `image_shape` has another number of axes.
     """
 
-    gain: Tensor
-
-    def __init__(self, kernel: Tensor, image_shape: tuple[int, ...], margins: Margins, boundary: Boundary) -> None:
+    def __init__(self, reach: tuple[int, int], image_shape: tuple[int, ...], boundary: Boundary) -> None:
         super().__init__()
         check_boundary(boundary)
-        self.domain_shape = with_channel(image_shape)
-        self.boundary, self.margins, self._fft_shape = boundary, margins, tuple(kernel.shape)
-        taken = [sum(pair) for pair in margins] if boundary == "valid" else [0, 0]
-        self.range_shape = (self.domain_shape[0], *(n - t for n, t in zip(self.domain_shape[1:], taken)))
-        if min(self.range_shape) < 1:
-            raise ValueError(f"image_shape must be larger than the margins {margins}, got {image_shape}")
-        self.register_buffer("gain", torch.fft.rfft2(kernel.double()))
+        channels, height, width = with_channel(image_shape)
+        self.boundary, self.margins, self.grid = boundary, ((0, 0), (0, 0)), (height, width)
+        self.domain_shape = self.range_shape = (channels, height, width)
+        if boundary == "circular":
+            return
+        (kh, kw), added = reach, (0, 0) if boundary == "valid" else (reach[0] - 1, reach[1] - 1)
+        self.margins = ((kh - 1 - kh // 2, kh // 2), (kw - 1 - kw // 2, kw // 2))
+        self.grid = (fast_length(height + added[0]), fast_length(width + added[1]))
+        if boundary == "valid":
+            self.range_shape = (channels, height - kh + 1, width - kw + 1)
 
-    def apply(self, x: Tensor) -> Tensor:
-        """Filtered image, (B, C, H, W) -> (B, *range_shape)."""
+    def _widen(self, x: Tensor) -> Tensor:
+        """Image (..., H, W) with its margins; nothing is added if they are part of the image."""
         (top, bottom), (left, right) = self.margins
-        wide = extend(extend(x, -2, top, bottom, self.boundary), -1, left, right, self.boundary)
+        return extend(extend(x, -2, top, bottom, self.boundary), -1, left, right, self.boundary)
+
+    def _widen_transpose(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = self.margins
+        return fold(fold(x, -1, left, right, self.boundary), -2, top, bottom, self.boundary)
+
+    def _cut(self, spectrum: Tensor) -> Tensor:
+        """Data (..., *range sides) from the half spectrum on the grid."""
+        (top, _), (left, _) = self.margins
         rows, columns = self.range_shape[-2:]
-        return self._filter(wide, self.gain)[..., top : top + rows, left : left + columns]
+        return torch.fft.irfft2(spectrum, s=self.grid)[..., top : top + rows, left : left + columns]
 
-    def apply_adjoint(self, y: Tensor) -> Tensor:
-        """Transpose, (B, *range_shape) -> (B, C, H, W)."""
-        (top, bottom), (left, right) = self.margins
-        rows, columns = (n + a + b for n, (a, b) in zip(y.shape[-2:], self.margins))
-        wide = self._filter(pad(y, [left, right, top, bottom]), self.gain.conj())[..., :rows, :columns]
-        return fold(fold(wide, -1, left, right, self.boundary), -2, top, bottom, self.boundary)
+    def _cut_transpose(self, y: Tensor) -> Tensor:
+        """Half spectrum of the data put back between zeros; `_correlated` is the other half of the transpose."""
+        (top, _), (left, _) = self.margins
+        return torch.fft.rfft2(pad(y, [left, 0, top, 0]), s=self.grid)
 
-    def _filter(self, x: Tensor, gain: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(x, s=self._fft_shape)
-        return torch.fft.irfft2(spectrum * gain.to(x.device, spectrum.dtype), s=self._fft_shape)
+    def _correlated(self, spectrum: Tensor) -> Tensor:
+        """Extended image (..., H + top + bottom, W + left + right) from a half spectrum on the grid."""
+        sides = self.domain_shape[-2:]
+        if self.boundary != "valid":
+            sides = tuple(n + sum(pair) for n, pair in zip(sides, self.margins))
+        return torch.fft.irfft2(spectrum, s=self.grid)[..., : sides[0], : sides[1]]
 
 
 class Convolution(PaddedFilter):
@@ -104,24 +111,29 @@ class Convolution(PaddedFilter):
     Two FFTs per call, of the image plus the reach of the kernel. Both maps are exact transposes of each other.
     """
 
+    gain: Tensor
     transfer: Tensor
 
     def __init__(self, psf: Tensor, image_shape: tuple[int, ...], boundary: Boundary = "circular") -> None:
-        check_boundary(boundary)
-        sides = with_channel(image_shape)[1:]
-        psf = normalised(psf, sides)
+        psf = normalised(psf, with_channel(image_shape)[1:])
         if psf.ndim != 2:
             raise ValueError(f"psf must have two axes, rows and columns, got shape {tuple(psf.shape)}")
-        if boundary == "circular":
-            margins, grid = ((0, 0), (0, 0)), sides
-        else:
-            margins = tuple((n - 1 - n // 2, n // 2) for n in psf.shape)  # type: ignore[assignment]
-            added = (0, 0) if boundary == "valid" else (psf.shape[0] - 1, psf.shape[1] - 1)
-            grid = tuple(fast_length(n + a) for n, a in zip(sides, added))  # type: ignore[assignment]
-        kernel = centred(psf, grid)
-        super().__init__(kernel, image_shape, margins, boundary)
+        super().__init__((psf.shape[0], psf.shape[1]), image_shape, boundary)
+        kernel = centred(psf, self.grid)
+        self.register_buffer("gain", torch.fft.rfft2(kernel))
         if boundary == "circular":
             self.register_buffer("transfer", torch.fft.fft2(kernel))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Blurred image, (B, C, H, W) -> (B, *range_shape)."""
+        spectrum = torch.fft.rfft2(self._widen(x), s=self.grid)
+        return self._cut(spectrum * self.gain.to(x.device, spectrum.dtype))
+
+    def apply_adjoint(self, y: Tensor) -> Tensor:
+        """Transpose, (B, *range_shape) -> (B, C, H, W): correlation, margins folded back."""
+        spectrum = self._cut_transpose(y)
+        wide = self._correlated(spectrum * self.gain.conj().to(y.device, spectrum.dtype))
+        return self._widen_transpose(wide)
 
 
 def with_channel(image_shape: tuple[int, ...]) -> tuple[int, int, int]:

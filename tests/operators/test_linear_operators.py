@@ -11,6 +11,7 @@ from sciinstruct.operators.image_mask import ImageMask
 from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 from sciinstruct.operators.mask import PixelMask
 from sciinstruct.operators.sim import StructuredIllumination
+from sciinstruct.operators.varying_blur import VaryingBlur
 
 
 def _uv(m):
@@ -36,6 +37,11 @@ OPERATORS = {
     "convolution, replicate": lambda: Convolution(_psf(3, 4), (6, 5), "replicate"),
     "convolution, zero": lambda: Convolution(_psf(3, 4), (6, 5), "zero"),
     "convolution, valid": lambda: Convolution(_psf(3, 4), (2, 6, 5), "valid"),
+    "varying blur, circular": lambda: VaryingBlur(_psf(2, 3, 3, 4), (6, 5)),
+    "varying blur, reflect": lambda: VaryingBlur(_psf(1, 2, 4, 3), (2, 6, 5), "reflect"),
+    "varying blur, replicate": lambda: VaryingBlur(_psf(2, 1, 3, 4), (6, 5), "replicate"),
+    "varying blur, zero": lambda: VaryingBlur(_psf(2, 2, 3, 4), (6, 5), "zero"),
+    "varying blur, valid": lambda: VaryingBlur(_psf(2, 3, 3, 4), (2, 6, 5), "valid"),
     "downsampling": lambda: Downsample(2, (6, 4)),
     "downsampling, two channels": lambda: Downsample(3, (2, 6, 9)),
     "structured illumination": lambda: StructuredIllumination(0.3, (7, 6)),
