@@ -10,6 +10,8 @@ from sciinstruct.operators.downsample import Downsample
 from sciinstruct.operators.image_mask import ImageMask
 from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 from sciinstruct.operators.mask import PixelMask
+from sciinstruct.operators.microscopy.optics import Optics
+from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 from sciinstruct.operators.sim import StructuredIllumination
 from sciinstruct.operators.varying_blur import VaryingBlur
 
@@ -46,6 +48,9 @@ OPERATORS = {
     "downsampling, two channels": lambda: Downsample(3, (2, 6, 9)),
     "structured illumination": lambda: StructuredIllumination(0.3, (7, 6)),
     "structured illumination, camera": lambda: StructuredIllumination(0.2, (8, 6), angles=2, camera=2),
+    "measured psf, camera": lambda: PSFBlur(_psf(3, 5), (8, 10), "valid", 2),
+    "wide field": lambda: WidefieldBlur(Optics(1.4, 520), (9, 10), 0.1, "reflect", radius_um=0.3),
+    "wide field, periodic, camera": lambda: WidefieldBlur(Optics(1.4, 520), (6, 8), 0.05, "circular", 2),
     "visibility, dense": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="dense"),
     "visibility, nufft": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="nufft"),
     "visibility, nufft, odd": lambda: VisibilityOperator(*_uv(11), 7, 90.0, "rect", backend="nufft"),

@@ -1,0 +1,111 @@
+"""The optics of a microscope: what its point-spread function depends on, and the lengths that follow."""
+
+from dataclasses import dataclass
+
+from sciinstruct.operators.microscopy.units import to_unit
+
+
+@dataclass(frozen=True)
+class Optics:
+    r"""Objective, wavelengths and refractive indices.
+
+    Parameters
+    ----------
+    numerical_aperture : float
+        NA of the objective, below `immersion_index`.
+    wavelength_nm : float or Quantity
+        Emission wavelength in vacuum, nm.
+    immersion_index : float
+        Refractive index n of the immersion medium: 1.515 oil, 1.33 water, 1.0 air.
+    sample_index : float, optional
+        Refractive index around the source; as the immersion medium where not given.
+    excitation_nm : float or Quantity, optional
+        Excitation wavelength in vacuum, nm: confocal, spinning disk and structured illumination need it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is not one, an aperture or index is impossible, or a wavelength is not between 100 and 5000 nm.
+
+    Examples
+    --------
+    >>> optics = Optics(1.4, 520.0)
+    >>> round(optics.resolution_um, 4), round(optics.nyquist_um, 4)
+    (0.1857, 0.0929)
+    """
+
+    numerical_aperture: float
+    wavelength_nm: float
+    immersion_index: float = 1.515
+    sample_index: float | None = None
+    excitation_nm: float | None = None
+
+    def __post_init__(self) -> None:
+        self._convert("wavelength_nm", "nm")
+        self._convert("numerical_aperture", "")
+        self._convert("immersion_index", "")
+        if self.sample_index is None:
+            object.__setattr__(self, "sample_index", self.immersion_index)
+        self._convert("sample_index", "")
+        _check_wavelength("wavelength_nm", self.wavelength_nm)
+        if self.excitation_nm is not None:
+            self._convert("excitation_nm", "nm")
+            _check_wavelength("excitation_nm", self.excitation_nm)
+        for name in ("immersion_index", "sample_index"):
+            if not 1 <= getattr(self, name) < 4:
+                raise ValueError(f"{name} must be a refractive index between 1 and 4, got {getattr(self, name)}")
+        if not 0 < self.numerical_aperture < self.immersion_index:
+            raise ValueError(
+                f"numerical_aperture must lie between 0 and immersion_index = {self.immersion_index}, got "
+                f"{self.numerical_aperture}; an aperture above 1 needs water or oil"
+            )
+
+    def _convert(self, name: str, unit: str) -> None:
+        object.__setattr__(self, name, to_unit(getattr(self, name), unit, name))
+
+    @property
+    def wavelength_um(self) -> float:
+        """Emission wavelength in vacuum, um."""
+        return self.wavelength_nm / 1000
+
+    @property
+    def cutoff_per_um(self) -> float:
+        """Highest frequency an incoherent image holds, 2 NA / lambda, cycles per um."""
+        return 2 * self.numerical_aperture / self.wavelength_um
+
+    @property
+    def resolution_um(self) -> float:
+        """Abbe's limit lambda / (2 NA), um."""
+        return 1 / self.cutoff_per_um
+
+    @property
+    def nyquist_um(self) -> float:
+        """Largest pixel that shows every frequency below the cut-off, lambda / (4 NA), um."""
+        return self.resolution_um / 2
+
+    @property
+    def airy_unit_um(self) -> float:
+        """Diameter of the Airy pattern's first dark ring, 1.22 lambda / NA, um."""
+        return 1.22 * self.wavelength_um / self.numerical_aperture
+
+    @property
+    def axial_extent_um(self) -> float:
+        """From the focus to the first zero along the axis, 2 n lambda / NA^2 (scalar, low NA), um."""
+        return 2 * self.immersion_index * self.wavelength_um / self.numerical_aperture**2
+
+    @property
+    def cone_slope(self) -> float:
+        """Tangent of the largest ray angle in the immersion medium: radius of the defocused disc over the defocus."""
+        na, n = self.numerical_aperture, self.immersion_index
+        return na / (n * n - na * na) ** 0.5
+
+    def at_excitation(self) -> "Optics":
+        """The same objective at the excitation wavelength; raises ValueError where that is not known."""
+        if self.excitation_nm is None:
+            raise ValueError("optics must have excitation_nm for this instrument; give it to Optics")
+        return Optics(self.numerical_aperture, self.excitation_nm, self.immersion_index, self.sample_index)
+
+
+def _check_wavelength(name: str, value: float) -> None:
+    if not 100 <= value <= 5000:
+        raise ValueError(f"{name} must lie between 100 and 5000 nm, got {value}; the unit is nanometres")
