@@ -28,3 +28,12 @@ def eht_dir():
     if not folder.is_dir():
         pytest.skip("EHT files not found: set SCIINSTRUCT_DATA to a folder with eht/*.uvfits (release 2019-D01-01)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def microscopy_dir():
+    """Folder with the four microscope images that tests read; skipped where it is absent."""
+    folder = DATA / "microscopy"
+    if not folder.is_dir():
+        pytest.skip("microscope images not found: set SCIINSTRUCT_DATA to a folder with microscopy/*.tif and *.jpg")
+    return folder

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.025, 0.05, 0.16, 0.5, 0.84, 0.95, 0.975)
 _DIAGNOSTIC = "diagnostic_"
-_AXES = {1: ("parameter",), 2: ("y", "x"), 3: ("channel", "y", "x")}
+_AXES = {1: ("parameter",), 2: ("y", "x"), 3: ("channel", "y", "x"), 4: ("channel", "z", "y", "x")}
 
 
 def json_safe(value: Any) -> Any:
@@ -40,7 +40,7 @@ def json_safe(value: Any) -> Any:
 
 
 def event_axes(event_shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the axes of one event: (channel, y, x) for images, (y, x), (parameter,), else axis_0, axis_1..."""
+    """Names of the axes of one event: (channel, y, x) for images, with z for stacks, (parameter,), else axis_0..."""
     return _AXES.get(len(event_shape), tuple(f"axis_{i}" for i in range(len(event_shape))))
 
 
