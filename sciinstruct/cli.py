@@ -227,14 +227,16 @@ def show_prior(name: Annotated[str, typer.Argument(help="A packaged prior, or a 
 
 @train_app.command("prior")
 def train_prior(
-    data: Annotated[str, typer.Option(help="'blackholes' (simulated), a folder of images, or an .npy (n, 1, H, W).")],
+    data: Annotated[
+        str, typer.Option(help="'blackholes' or 'cells' (simulated), a folder of images, or an .npy (n, 1, H, W).")
+    ],
     out: Out,
     npix: Annotated[int, typer.Option(min=8, help="Pixels on a side, a multiple of 8; an .npy brings its own.")] = 32,
     fov: Annotated[
         float | None, typer.Option(min=0.0, help="Side of the image in microarcseconds; interferometry needs it.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
-    images: Annotated[int, typer.Option(min=1, help="Images to simulate for 'blackholes'.")] = 20000,
+    images: Annotated[int, typer.Option(min=1, help="Images to simulate for 'blackholes' or 'cells'.")] = 20000,
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
@@ -257,7 +259,7 @@ def train_prior(
             device=device,
             progress=not quiet,
             resume=resume,
-            command=f"{command} --images {images}" if data == "blackholes" else command,
+            command=f"{command} --images {images}" if data in ("blackholes", "cells") else command,
         )
         typer.echo(f"prior: {out} (loss {prior.card.loss:.3f}, {prior.card.seconds:.0f} s)")
 

@@ -18,8 +18,9 @@ class ErrorLaw:
 
     Parameters
     ----------
-    scale : Tensor, shape (*event)
-        Diagonal of S, in the prior's units.
+    scale : Tensor, shape (*event) or (B, *event)
+        Diagonal of S, in the prior's units; a batch of them for a batch of images, in `draw`, `root` and
+        `root_transposed`.
     power : Tensor or None, shape (..., H, W // 2 + 1)
         Diagonal of P on the half-plane of ``torch.fft.rfft2``, of mean 1; None is white.
     """
@@ -50,10 +51,20 @@ class ErrorLaw:
 
     def draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """Errors of the shape of `like` (B, *event)."""
-        white = randn_like(like, generator)
-        if self.power is not None:
-            white = torch.fft.irfft2(torch.fft.rfft2(white) * self.power.sqrt(), s=white.shape[-2:])
-        return self.scale * white
+        return self.root(randn_like(like, generator))
+
+    def root(self, white: Tensor) -> Tensor:
+        """L w, images (B, *event), with C = L L^T."""
+        return self.scale * self._filter(white)
+
+    def root_transposed(self, x: Tensor) -> Tensor:
+        """L^T x, images (B, *event)."""
+        return self._filter(self.scale * x)
+
+    def _filter(self, x: Tensor) -> Tensor:
+        if self.power is None:
+            return x
+        return torch.fft.irfft2(torch.fft.rfft2(x) * self.power.sqrt(), s=x.shape[-2:])
 
 
 def error_laws(

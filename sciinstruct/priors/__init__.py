@@ -8,6 +8,7 @@ from sciinstruct.priors.field_mixture import MixtureOfFields
 from sciinstruct.priors.gaussian import GaussianPrior
 from sciinstruct.priors.mixture import GaussianMixture, IsotropicMixture
 from sciinstruct.priors.network import Card, NetworkPrior
+from sciinstruct.priors.tiled import TiledPrior
 from sciinstruct.priors.train import train_prior
 from sciinstruct.priors.wrappers import DenoiserPrior, EpsPrior, FlowPrior, ScorePrior, VPrior, from_diffusers
 from sciinstruct.priors.zoo import available, card, load
@@ -27,6 +28,7 @@ __all__ = [
     "NetworkPrior",
     "Prior",
     "ScorePrior",
+    "TiledPrior",
     "VPrior",
     "available",
     "card",
