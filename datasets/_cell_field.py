@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 RESOLUTION_UM = 0.1  # FWHM of the Gaussian that stands for the microscope of the training images (linear SIM)
-_SIGMA = RESOLUTION_UM / math.sqrt(8 * math.log(2))
+FWHM = 1 / math.sqrt(8 * math.log(2))  # standard deviation of a Gaussian over its full width at half maximum
+_SIGMA = RESOLUTION_UM * FWHM
 _STEP = 0.0125  # wanted pitch of the canvas, um
 _MARGIN = 0.25  # the canvas reaches this much beyond the image on every side: 5.9 sigma, um
 
@@ -128,9 +129,15 @@ class Paths(NamedTuple):
     owner: Tensor
 
 
+def no_paths(device: torch.device) -> Paths:
+    """Return no lines at all."""
+    empty = torch.empty(0, 1, 2, device=device)
+    return Paths(empty, empty[..., 0] > 0, torch.empty(0, dtype=torch.long, device=device))
+
+
 class Scene(NamedTuple):
     """A batch of simulated structures before the blur."""
 
-    canvas: Tensor  # labels per canvas cell, (n, side, side)
+    canvas: Tensor  # labels (or their expectation) per canvas cell, (n, side, side)
     paths: Paths
     parameters: dict[str, Tensor]  # what was drawn for each image, every entry (n,)

@@ -1,4 +1,4 @@
-"""Worm-like chains in a field: entering, growing, carrying labels; microtubules and actin."""
+"""Filaments and tubes of random shape: microtubules, actin, mitochondria."""
 
 import math
 from typing import NamedTuple
@@ -6,173 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sciinstruct.datasets._cell_field import Field, Paths, Scene
+from sciinstruct.datasets._cell_field import FWHM, Field, Paths, Scene
+from sciinstruct.datasets._chains import STEP, Labels, Starts, choose_labels, draw_starts, grow_in_disc, place_labels
 from sciinstruct.datasets._streams import Streams
-
-STEP = 0.01  # along a chain, um
-
-
-class Starts(NamedTuple):
-    """Chains before they grow; every entry has F rows."""
-
-    point: Tensor  # (F, 2), um
-    heading: Tensor  # rad
-    length: Tensor  # um
-    owner: Tensor  # image of each chain
-    counts: Tensor  # chains of each image, (n,)
-
-
-def grow(starts: Starts, persistence: Tensor | float, turns: Tensor, step: float = STEP) -> tuple[Tensor, Tensor]:
-    """Grow worm-like chains: the heading is a random walk of variance step / persistence per step.
-
-    In the plane this gives <cos(heading(s) - heading(0))> = exp(-s / (2 persistence)).
-
-    Parameters
-    ----------
-    starts : Starts
-        Where they begin.
-    persistence : Tensor or float
-        Persistence length, um, shape (F, 1) or one number.
-    turns : Tensor, shape (F, S)
-        Standard normal numbers.
-    step : float
-        Step along the chain, um.
-
-    Returns
-    -------
-    points : Tensor, shape (F, S, 2)
-        The middle of each step, um.
-    heading : Tensor, shape (F, S)
-        Heading of each step, rad.
-    """
-    scale = (step / torch.as_tensor(persistence, device=turns.device)) ** 0.5
-    heading = starts.heading[:, None] + (turns * scale).cumsum(1)
-    strides = step * torch.stack((heading.cos(), heading.sin()), -1)
-    return starts.point[:, None] + strides.cumsum(1) - strides / 2, heading
-
-
-def draw_starts(
-    field: Field,
-    streams: Streams,
-    density: Tensor,
-    *,
-    shortest: float,
-    tail: float,
-    direction: Tensor | None,
-    scatter: float = 0.5,
-    persistence: float = 20.0,
-) -> Starts:
-    """Draw the chains that a disc around the canvas would hold if it lay in an endless random network.
-
-    Chains have lengths shortest + Exp(tail). Some begin inside the disc; others have travelled before and enter it,
-    with impact parameters uniform over its diameter, as a beam of any heading does. Cut off where they leave, the
-    chains then cover the disc evenly, edges as much as the centre.
-
-    Parameters
-    ----------
-    field : Field
-        The field.
-    streams : Streams
-        Random numbers, one stream per image.
-    density : Tensor, shape (n,)
-        Chain length per area, um / um^2.
-    shortest, tail : float
-        Of the distribution of lengths, um.
-    direction : Tensor, shape (n,), or None
-        Heading around which chains begin, rad; None for headings in all directions.
-    scatter : float
-        Standard deviation of the first heading around `direction`, rad.
-    persistence : float
-        Persistence length, um: chains that enter have turned on their way.
-    """
-    mean, radius = shortest + tail, field.radius
-    entering = streams.poisson(2 * radius * density)
-    born = streams.poisson(math.pi * radius**2 * density / mean)
-    counts = entering + born
-    owner = streams.owners(counts)
-    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    enters = torch.arange(len(owner), device=owner.device) - first < entering[owner]
-    # a chain seen in passing is longer than the average one: its length is drawn with weight proportional to length
-    length = shortest + streams.exponential(tail, counts)
-    longer = streams.exponential(tail, counts) * (streams.uniform(0.0, 1.0, counts) < tail / mean)
-    length = length + longer * enters
-    travelled = length * streams.uniform(0.0, 1.0, counts) * enters
-    heading = streams.uniform(-math.pi, math.pi, counts)
-    if direction is not None:
-        heading = direction[owner] + streams.normal(counts) * (scatter**2 + travelled / persistence).sqrt()
-    across = radius * streams.uniform(-1.0, 1.0, counts)
-    along = -(radius**2 - across**2).sqrt()
-    ray = torch.stack((heading.cos(), heading.sin()), -1)
-    side = torch.stack((-ray[:, 1], ray[:, 0]), -1)
-    inside = _in_disc(radius, streams, counts)
-    point = torch.where(enters[:, None], along[:, None] * ray + across[:, None] * side, inside)
-    return Starts(point, heading, length - travelled, owner, counts)
-
-
-def _in_disc(radius: float, streams: Streams, counts: Tensor) -> Tensor:
-    """Draw points uniform in a disc, shape (rows, 2)."""
-    r = radius * streams.uniform(0.0, 1.0, counts).sqrt()
-    angle = streams.uniform(-math.pi, math.pi, counts)
-    return torch.stack((r * angle.cos(), r * angle.sin()), -1)
-
-
-def grow_in_disc(
-    field: Field, streams: Streams, starts: Starts, persistence: float, step: float = STEP
-) -> tuple[Paths, Tensor]:
-    """Grow chains until their end or until they leave the disc; also return the headings (F, S)."""
-    longest = min(2.4 * field.radius, float(starts.length.max())) if len(starts.owner) else 0.0
-    # the number of steps must not depend on the other images of the batch: their generators would run on differently
-    turns = streams.normal(starts.counts, (math.ceil(2.4 * field.radius / step),))
-    turns = turns[:, : max(1, math.ceil(longest / step))]
-    points, heading = grow(starts, persistence, turns, step)
-    travelled = (torch.arange(turns.shape[1], device=turns.device) + 0.5) * step
-    left = (points.norm(dim=-1) > field.radius * 1.001).cumsum(1) > 0
-    return Paths(points, (travelled < starts.length[:, None]) & ~left, starts.owner), heading
-
-
-def place_labels(
-    field: Field,
-    streams: Streams,
-    paths: Paths,
-    heading: Tensor,
-    rate: Tensor,
-    spread: Tensor | float,
-    step: float = STEP,
-) -> tuple[Tensor, Tensor]:
-    """Put a Poisson number of labels on chains, spread across them by a Gaussian.
-
-    Parameters
-    ----------
-    field, streams : Field, Streams
-        As above. Only chains on the canvas get labels.
-    paths, heading : Paths, Tensor of shape (F, S)
-        The chains.
-    rate : Tensor, shape (F,)
-        Expected labels per um.
-    spread : Tensor of shape (F,), or float
-        Standard deviation of the offset across the chain, um.
-    step : float
-        Step of the chains, um.
-
-    Returns
-    -------
-    points : Tensor, shape (N, 2)
-        um.
-    owner : Tensor, shape (N,)
-        Image of each label.
-    """
-    chain, at = (paths.alive & field.holds(paths.points)).nonzero(as_tuple=True)
-    counts = torch.bincount(paths.owner[chain], minlength=len(streams))
-    number = streams.poisson(rate[chain] * step, counts)
-    chain, at = (torch.repeat_interleave(index, number) for index in (chain, at))
-    owner = paths.owner[chain]
-    counts = torch.bincount(owner, minlength=len(streams))
-    along = streams.uniform(-step / 2, step / 2, counts)
-    sd = spread[chain] if isinstance(spread, Tensor) else spread
-    across = streams.normal(counts) * sd
-    cos, sin = heading[chain, at].cos(), heading[chain, at].sin()
-    offset = torch.stack((along * cos - across * sin, along * sin + across * cos), -1)
-    return paths.points[chain, at] + offset, owner
 
 
 def microtubules(field: Field, streams: Streams) -> Scene:
@@ -187,7 +23,7 @@ def microtubules(field: Field, streams: Streams) -> Scene:
     starts = draw_starts(field, streams, density, shortest=2.0, tail=6.0, direction=direction)
     paths, heading = grow_in_disc(field, streams, starts, persistence=20.0)
     rate = 120 * torch.exp(0.3 * streams.normal(starts.counts))
-    points, owner = place_labels(field, streams, paths, heading, rate, 0.050 / math.sqrt(8 * math.log(2)))
+    points, owner = place_labels(field, streams, paths, heading, rate, torch.full_like(rate, 0.050 * FWHM))
     canvas = field.deposit(points, owner, len(streams))
     return Scene(canvas, paths, {"density": density, "direction": direction})
 
@@ -206,7 +42,7 @@ def f_actin(field: Field, streams: Streams) -> Scene:
     starts = draw_starts(field, streams, density, shortest=0.4, tail=0.8, direction=None)
     mesh, heading = grow_in_disc(field, streams, starts, persistence=10.0, step=2 * STEP)
     rate = 40 * torch.exp(0.3 * streams.normal(starts.counts))
-    more, whose = place_labels(field, streams, mesh, heading, rate, 0.01, step=2 * STEP)
+    more, whose = place_labels(field, streams, mesh, heading, rate, torch.full_like(rate, 0.01), step=2 * STEP)
     canvas = field.deposit(torch.cat((points, more)), torch.cat((owner, whose)), len(streams))
     bundled = sort < 2
     return Scene(
@@ -244,6 +80,78 @@ def _bundles(
     full = streams.uniform(0.0, 1.0, counts) < 0.8
     paths = Paths(points, full[:, None].expand(points.shape[:2]), owner)
     rate = 200 * torch.exp(0.5 * streams.normal(counts))
-    width = streams.uniform(0.05, 0.2, counts) / math.sqrt(8 * math.log(2))
+    width = streams.uniform(0.05, 0.2, counts) * FWHM
     labels, whose = place_labels(field, streams, paths, heading, rate, width)
     return paths, labels, whose
+
+
+def mitochondria(field: Field, streams: Streams) -> Scene:
+    """Draw mitochondria: tubes 0.4 to 0.6 um wide with round ends, labelled in the membrane or all through.
+
+    Worm-like chains of persistence length 3 um and length 1 + Exp(1.5) um, 0.25 to 1 um per um^2, all headings; 600
+    labels per um with a log-normal factor (0.3). Half of the images show the membrane. The heading that turns the
+    tube's cross-section is averaged over 0.25 um: a tube cannot follow the bends that are finer than its radius.
+    """
+    density = streams.log_uniform(0.25, 1.0)
+    hollow = streams.uniform(0.0, 1.0) < 0.5
+    wide = Field(field.npix + 2 * math.ceil(0.3 / field.pixel), field.pixel)  # an axis outside has a wall inside
+    starts = draw_starts(wide, streams, density, shortest=1.0, tail=1.5, direction=None)
+    paths, heading = grow_in_disc(wide, streams, starts, persistence=3.0)
+    paths, heading = _smooth(paths, heading, round(0.25 / STEP))
+    radius = streams.uniform(0.2, 0.3, starts.counts)
+    rate = 600 * torch.exp(0.3 * streams.normal(starts.counts))
+    wall = choose_labels(wide, streams, paths, heading, rate)
+    height = _through(streams, wall.counts, hollow[wall.owner], 0.5)
+    across = height * radius[wall.chain] * streams.uniform(0.0, math.pi, wall.counts).cos()
+    points = [wall.moved(streams.uniform(-STEP / 2, STEP / 2, wall.counts), across)]
+    owners = [wall.owner]
+    for ends in _caps(paths, heading, starts):
+        full = torch.where(hollow[starts.owner], 1.0, 2 / 3)  # half a sphere's surface, or volume, over the tube's
+        number = streams.poisson(rate * radius * full * ends.exists, starts.counts)
+        chain = torch.repeat_interleave(torch.arange(len(number), device=number.device), number)
+        owner = starts.owner[chain]
+        counts = torch.bincount(owner, minlength=len(streams))
+        size = _through(streams, counts, hollow[owner], 1 / 3) * radius[chain]
+        axial = streams.uniform(0.0, 1.0, counts)
+        side = (1 - axial**2).sqrt() * streams.uniform(0.0, math.pi, counts).cos()
+        cap = Labels(ends.point[chain], ends.outward[chain], chain, owner, counts)
+        points.append(cap.moved(size * axial, size * side))
+        owners.append(owner)
+    canvas = field.deposit(torch.cat(points), torch.cat(owners), len(streams))
+    return Scene(canvas, paths, {"density": density})
+
+
+class _Ends(NamedTuple):
+    """One end of every chain."""
+
+    point: Tensor  # (F, 2), um
+    outward: Tensor  # heading away from the chain, rad
+    exists: Tensor  # False where the chain goes on outside
+
+
+def _caps(paths: Paths, heading: Tensor, starts: Starts) -> tuple[_Ends, _Ends]:
+    """Find the first and the last point of each chain."""
+    count = paths.alive.sum(1)
+    last = (count - 1).clamp_min(0)
+    row = torch.arange(len(last), device=last.device)
+    finished = (count + 1) * STEP >= starts.length  # otherwise it was cut off where it left
+    return (
+        _Ends(paths.points[:, 0], heading[:, 0] + math.pi, starts.born & (count > 0)),
+        _Ends(paths.points[row, last], heading[row, last], finished & (count > 0)),
+    )
+
+
+def _through(streams: Streams, counts: Tensor, hollow: Tensor, power: float) -> Tensor:
+    """Distance from the axis over the radius: one in a wall, evenly through the cross-section otherwise."""
+    drawn = streams.uniform(0.0, 1.0, counts) ** power
+    return torch.where(hollow, torch.ones_like(drawn), drawn)
+
+
+def _smooth(paths: Paths, heading: Tensor, steps: int) -> tuple[Paths, Tensor]:
+    """Average the heading over the last `steps` of a chain and grow it anew from the same point."""
+    total = torch.cat((heading[:, :1].expand(-1, steps - 1), heading), 1).double().cumsum(1)
+    before = torch.cat((torch.zeros_like(total[:, :1]), total[:, :-steps]), 1)
+    even = ((total[:, steps - 1 :] - before) / steps).to(heading.dtype)
+    strides = STEP * torch.stack((even.cos(), even.sin()), -1)
+    points = paths.points[:, :1] + strides.cumsum(1) - strides[:, :1]
+    return paths._replace(points=points), even

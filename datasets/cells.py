@@ -11,7 +11,9 @@ from sciinstruct.core.progress import track
 from sciinstruct.core.random import make_generator
 from sciinstruct.datasets import _cell_shapes as shapes
 from sciinstruct.datasets import _filaments as filaments
+from sciinstruct.datasets import _targets as targets
 from sciinstruct.datasets._cell_field import Field, Paths, Scene
+from sciinstruct.datasets._nuclei import nuclei
 from sciinstruct.datasets._streams import Streams, image_seeds
 
 
@@ -27,6 +29,11 @@ _KINDS: dict[str, _Kind] = {
     "f_actin": _Kind(filaments.f_actin, 100.0),
     "ccp": _Kind(shapes.ccp, 30.0),
     "er": _Kind(shapes.er, 100.0),
+    "mitochondria": _Kind(filaments.mitochondria, 300.0),
+    "nuclei": _Kind(nuclei, 100.0),
+    "beads": _Kind(targets.beads, targets.BEAD / 2),
+    "siemens_star": _Kind(targets.siemens_star, 0.0),
+    "line_pairs": _Kind(targets.line_pairs, 0.0),
 }
 DEFAULT_WEIGHTS: Mapping[str, float] = {"microtubules": 0.25, "f_actin": 0.25, "ccp": 0.25, "er": 0.25}
 FOREGROUND = 0.3  # foreground: pixels above this fraction of the image's maximum
@@ -47,9 +54,11 @@ class CellImages(NamedTuple):
     kinds : tuple of str
         Names of the kinds.
     parameters : dict of str to Tensor, each of shape (n,)
-        What was drawn for each image, NaN where a kind lacks the entry: ``density`` (microtubules, f_actin's mesh:
-        um per um^2; ccp: per um^2), ``direction`` (heading of microtubules and actin bundles, rad from the columns'
-        axis towards the rows'), ``spacing`` (of actin bundles, um) and ``size`` (of er polygons, um).
+        What was drawn for each image, NaN where a kind lacks the entry. ``density``: of microtubules, f_actin's mesh
+        and mitochondria in um per um^2, of ccp and beads per um^2. ``direction``: heading of microtubules, actin
+        bundles, line pairs, and of one edge of a star, rad from the x axis (along columns) towards the y axis (along
+        rows). ``spacing``: of actin bundles, and the smallest separation of line pairs, um. ``size``: of er polygons,
+        um. ``x``, ``y``, ``radius`` (um from the upper left corner) and ``spokes``: of a star.
     """
 
     images: Tensor
@@ -67,9 +76,10 @@ class CellStructures(NamedTuple):
         Labels per cell of a grid `fine` times finer than the pixels (3 for the default pixel, cells up to 12.5 nm; 8
         at most), not blurred.
     lines : list of list of Tensor, each of shape (k, 2)
-        For each image the centre lines of its filaments or tubes, or the centres of its pits (k = 1): columns x and y
-        in um from the upper left corner of the image, so pixel (row, column) spans
-        [column, column + 1] x [row, row + 1] times the pixel. Only points inside the image.
+        For each image the centre lines of its filaments, actin bundles (not the mesh) or tubes, the outlines of its
+        nuclei, or the centres of its pits or beads (k = 1); nothing for a star. Columns x and y in um from the upper
+        left corner of the image, so pixel (row, column) spans [column, column + 1] x [row, row + 1] times the pixel.
+        Only points inside the image.
     """
 
     raw: Tensor
@@ -93,8 +103,9 @@ def simulate_cells(
     Parameters
     ----------
     weights : str, mapping of str to float, or None
-        One kind, or the relative share of each: ``microtubules``, ``f_actin``, ``ccp`` (clathrin-coated pits) and
-        ``er`` (endoplasmic reticulum). None: `DEFAULT_WEIGHTS`, equal shares.
+        One kind, or the relative share of each: ``microtubules``, ``f_actin``, ``ccp`` (clathrin-coated pits), ``er``
+        (endoplasmic reticulum), ``mitochondria``, ``nuclei`` (for pixels of about 0.3 um), and the test targets
+        ``beads``, ``siemens_star`` and ``line_pairs``. None: `DEFAULT_WEIGHTS`, equal shares of the first four.
     n : int
         Number of images.
     npix : int
