@@ -2,6 +2,16 @@
 
 from sciinstruct.operators.microscopy.camera import Camera
 from sciinstruct.operators.microscopy.deconvolution import richardson_lucy, wiener
+from sciinstruct.operators.microscopy.metrics import (
+    fit_affine,
+    lag_one,
+    nrmse,
+    psnr,
+    psnr_affine,
+    resolution_scaled,
+    skeleton_match,
+    ssim,
+)
 from sciinstruct.operators.microscopy.noise import (
     ExactPoissonGaussian,
     MultipliedNoise,
@@ -17,13 +27,9 @@ from sciinstruct.operators.microscopy.photon_transfer import (
     estimate_from_single_image,
     fit_photon_transfer,
 )
-from sciinstruct.operators.microscopy.pupil import (
-    periodic_spread,
-    pixel_spread,
-    point_spread,
-    scalar_pupil,
-    vectorial_pupil,
-)
+from sciinstruct.operators.microscopy.pupil import scalar_pupil, vectorial_pupil
+from sciinstruct.operators.microscopy.resolution import decorrelation_resolution, fourier_ring_correlation, split_counts
+from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread, point_spread
 from sciinstruct.operators.microscopy.units import to_unit
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 
@@ -40,13 +46,24 @@ __all__ = [
     "ShiftedPoissonNoise",
     "WidefieldBlur",
     "calibrate_pixels",
+    "decorrelation_resolution",
     "estimate_from_single_image",
+    "fit_affine",
     "fit_photon_transfer",
+    "fourier_ring_correlation",
+    "lag_one",
+    "nrmse",
     "periodic_spread",
     "pixel_spread",
     "point_spread",
+    "psnr",
+    "psnr_affine",
+    "resolution_scaled",
     "richardson_lucy",
     "scalar_pupil",
+    "skeleton_match",
+    "split_counts",
+    "ssim",
     "to_unit",
     "vectorial_pupil",
     "wiener",
