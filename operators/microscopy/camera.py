@@ -80,8 +80,8 @@ class Camera:
                 raise ValueError(f"{name} must not be negative, its smallest value is {_smallest(value):.3g}")
         if _largest(self.quantum_efficiency) > 1:
             raise ValueError(f"quantum_efficiency must be at most 1, got {_largest(self.quantum_efficiency):.3g}")
-        if _largest(self.saturation) > 2**self.bits - 1:
-            raise ValueError(f"saturation must be at most 2^bits - 1 = {2**self.bits - 1}, got {self.saturation}")
+        if (largest := _largest(self.saturation)) > 2**self.bits - 1:
+            raise ValueError(f"saturation must be at most 2^bits - 1 = {2**self.bits - 1}, got {largest:.6g}")
         if self.em_gain is not None and not 1 < self.em_gain < math.inf:
             raise ValueError(f"em_gain must be above 1 and finite, got {self.em_gain}; None means no gain register")
 
@@ -193,6 +193,18 @@ class Camera:
             read = _fitted("read", read, keep)[keep]
         return MultipliedNoise(read) if self.em_gain is not None else PoissonGaussianNoise(read)
 
+    def to_deepinv(self) -> dict[str, Value]:
+        """Arguments of deepinv's ``PoissonGaussianNoise``, whose data are ADU above the offset, rounding left out.
+
+        Raises
+        ------
+        ValueError
+            If there is a gain register, which that law does not have.
+        """
+        if self.em_gain is not None:
+            raise ValueError("deepinv's PoissonGaussianNoise has no gain register: em_gain must be None")
+        return {"gain": 1 / self.conversion, "sigma": self.read / self.conversion}
+
     def _map(self, name: str, like: Tensor) -> Tensor:
         dtype = like.dtype if like.is_floating_point() else torch.float64
         return _fitted(name, torch.as_tensor(getattr(self, name), dtype=dtype, device=like.device), like)
@@ -210,7 +222,7 @@ def _smallest(value: Value) -> float:
     return float(torch.as_tensor(value).min())
 
 
-def _largest(value: Value) -> float:
+def _largest(value: Value | None) -> float:
     return float(torch.as_tensor(value).max())
 
 

@@ -102,6 +102,11 @@ class MultipliedNoise(PoissonGaussianNoise):
 
     Gaussian of variance :math:`2 \lambda + r^2`. The register turns k electrons into a Gamma(k) number of gains,
     whose own variance adds a second k; data and `read` are in electrons before the register.
+
+    Notes
+    -----
+    `sample` draws the Gamma law, which is skewed: `log_prob` diverges from it by 0.10 nat a pixel at lambda = 5, 0.041
+    at 10, 0.0076 at 50. Estimates of a flat field stay unbiased.
     """
 
     def variance(self, prediction: Tensor) -> Tensor:

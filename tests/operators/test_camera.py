@@ -110,6 +110,18 @@ def test_maps_stand_wherever_a_number_does(generator):
     assert camera.saturated(torch.full((1, 1, 1, 2), 55_000.0)).tolist() == [[[[False, True]]]]
 
 
+def test_deepinv_names_the_same_law():
+    """There y = gain Poisson(x/gain) + sigma n in ADU, so that the mean x has variance gain x + sigma^2."""
+    camera = Camera(read=1.6, conversion=0.46)
+    found = camera.to_deepinv()
+    mean_adu = 50.0
+    electrons = torch.tensor([[mean_adu * 0.46]], dtype=torch.float64)
+    ours = float(camera.noise().variance(electrons)) / 0.46**2 - 1 / 12  # theirs does not round
+    assert found["gain"] * mean_adu + found["sigma"] ** 2 == pytest.approx(ours)
+    with pytest.raises(ValueError, match="gain register"):
+        Camera.emccd().to_deepinv()
+
+
 def test_same_seed_same_frame():
     frames = [Camera.emccd().expose(torch.full((1, 1, 4, 4), 30.0), torch.Generator().manual_seed(3)) for _ in "ab"]
     assert torch.equal(*frames)

@@ -85,6 +85,18 @@ def test_flat_field_estimates_are_those_of_the_exact_law(rate, read, generator):
     assert ours == pytest.approx(rate, abs=4 * math.sqrt((rate + read**2) / z.numel()))
 
 
+@pytest.mark.parametrize("rate, expected", [(5.0, 0.095), (10.0, 0.041), (50.0, 0.0076)])
+def test_divergence_of_the_multiplied_law_from_its_gamma_sum(rate, expected):
+    """Sum over k of Poisson(k) Gamma(z; k), no electron left out (7e-3 at most); hardly any read noise."""
+    z = torch.arange(0.005, rate + 30 + 15 * math.sqrt(2 * rate), 0.01, dtype=torch.float64)
+    k = torch.arange(1, int(rate + 12 * math.sqrt(rate) + 12), dtype=torch.float64)
+    photons = k * math.log(rate) - rate - torch.lgamma(k + 1)
+    exact = (photons + (k - 1) * z[:, None].log() - z[:, None] - torch.lgamma(k)).logsumexp(1)
+    kl = float((exact.exp() * (exact - log_density(MultipliedNoise(0.17), z, rate))).sum()) * 0.01
+    assert float(exact.exp().sum()) * 0.01 == pytest.approx(1 - math.exp(-rate), abs=1e-3)
+    assert kl == pytest.approx(expected, rel=0.2)
+
+
 def test_shifted_poisson_pulls_faint_estimates_up_by_twelve_per_cent(generator):
     z = ExactPoissonGaussian(0.5).sample(torch.full((1, 200_000), 0.5, dtype=torch.float64), generator)[0]
     assert flat_field_estimate(ShiftedPoissonNoise(0.5), z, 0.5) == pytest.approx(0.56, abs=4 * math.sqrt(0.75 / 2e5))
