@@ -19,7 +19,7 @@ def nuclei(field: Field, streams: Streams) -> Scene:
 
     Star-convex outlines r(angle) = r0 exp(sum of harmonics 2 to 5), centres moved at random from a square lattice of
     13 um (one place in five empty); a pixel belongs to the nearest centre, so nuclei touch but never overlap. The
-    inside is exp(0.25 f), f a Gaussian random field whose amplitude falls as the frequency to the power -1.5 below
+    inside is exp(0.2 f), f a Gaussian random field whose amplitude falls as the frequency to the power -1.5 below
     2 um; brightness log-normal (0.3).
     """
     n, device = len(streams), streams.device
@@ -34,18 +34,20 @@ def nuclei(field: Field, streams: Streams) -> Scene:
     centre = torch.stack((x * turn.cos() - y * turn.sin(), x * turn.sin() + y * turn.cos()), -1)
     radius = streams.uniform(4.0, 6.0, counts).view(shape)
     orders = torch.arange(2, 2 + _ORDERS, device=device)
-    size = streams.normal(counts, (_ORDERS, 2)).view(*shape, _ORDERS, 2) * (0.3 / orders**1.5)[:, None]
+    size = streams.normal(counts, (_ORDERS, 2)).view(*shape, _ORDERS, 2) * (0.4 / orders**2)[:, None]
+    size = torch.view_as_complex(size)
     light = torch.exp(0.3 * streams.normal(counts)).view(shape) * (streams.uniform(0.0, 1.0, counts) > 0.2).view(shape)
-    texture = torch.exp(0.25 * _texture(field, streams))
+    texture = torch.exp(0.2 * _texture(field, streams))
     canvas = _raster(field, centre, radius, size, light) * texture * (_DENSITY * field.step**2)
     return Scene(canvas, _outlines(centre, radius, size, light > 0), {})
 
 
-def _log_shape(size: Tensor, angle: Tensor) -> Tensor:
-    """Logarithm of the outline's radius over its mean; `size` (..., orders, 2) holds cosine and sine coefficients."""
-    total = torch.zeros_like(angle)
+def _log_shape(size: Tensor, ray: Tensor) -> Tensor:
+    """Logarithm of the outline's radius over its mean towards `ray`, complex of modulus 1; `size` is (..., orders)."""
+    total, power = torch.zeros_like(ray.real), ray
     for k in range(_ORDERS):
-        total = total + size[..., k, 0] * torch.cos((k + 2) * angle) + size[..., k, 1] * torch.sin((k + 2) * angle)
+        power = power * ray
+        total = total + (size[..., k].conj() * power).real
     return total
 
 
@@ -55,11 +57,12 @@ def _raster(field: Field, centre: Tensor, radius: Tensor, size: Tensor, light: T
     here = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
     image = []
     for middle, r0, harmonics, b in zip(centre, radius, size, light):
-        nearest = torch.cdist(here, middle).argmin(1)
-        offset = here - middle[nearest]
-        angle = torch.atan2(offset[:, 1], offset[:, 0])
-        edge = r0[nearest] * torch.exp(_log_shape(harmonics[nearest], angle))
-        image.append(b[nearest] * torch.sigmoid((edge - offset.norm(dim=-1)) / _EDGE))
+        near = (middle.norm(dim=-1) < field.radius + _PITCH).nonzero()[:, 0]  # others do not reach the canvas
+        nearest = near[torch.cdist(here, middle[near]).argmin(1)]
+        offset = torch.view_as_complex(here - middle[nearest])
+        r = offset.abs()
+        edge = r0[nearest] * torch.exp(_log_shape(harmonics[nearest], offset / r.clamp_min(1e-6)))
+        image.append(b[nearest] * torch.sigmoid((edge - r) / _EDGE))
     return torch.stack(image).view(len(centre), field.side, field.side)
 
 
@@ -67,7 +70,7 @@ def _outlines(centre: Tensor, radius: Tensor, size: Tensor, present: Tensor) -> 
     """Return the outlines as lines of 129 points."""
     n, places = radius.shape
     angle = torch.linspace(0, 2 * math.pi, 129, device=centre.device).expand(n, places, 129)
-    r = radius[..., None] * torch.exp(_log_shape(size[:, :, None], angle))
+    r = radius[..., None] * torch.exp(_log_shape(size[:, :, None], torch.polar(torch.ones_like(angle), angle)))
     points = centre[:, :, None] + r[..., None] * torch.stack((angle.cos(), angle.sin()), -1)
     owner = torch.arange(n, device=centre.device).repeat_interleave(places)
     alive = present[..., None].expand(n, places, 129)
