@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,10 +32,10 @@ def damage_is_an_error(path: Path) -> Iterator[None]:
     remarks: list[logging.LogRecord] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = remarks.append  # type: ignore[method-assign]
+    this_thread = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == this_thread)  # other files may be read beside this one
     log = logging.getLogger("tifffile")
-    was_passed_on = log.propagate
     log.addHandler(handler)
-    log.propagate = False
     try:
         yield
     except FileFormatError:
@@ -43,7 +44,6 @@ def damage_is_an_error(path: Path) -> Iterator[None]:
         raise FileFormatError(f"{path} is truncated or damaged: {str(error) or repr(error)}") from error
     finally:
         log.removeHandler(handler)
-        log.propagate = was_passed_on
     for remark in remarks:
         text = remark.getMessage()
         if remark.levelno >= logging.ERROR or any(word in text.lower() for word in _DAMAGE):

@@ -262,7 +262,7 @@ def test_a_colour_map_is_mentioned(tmp_path):
 def test_a_damaged_annotation_does_not_hide_the_image(tmp_path):
     path = tmp_path / "a.ome.tif"
     write_ome_tiff(path, STACK, axes="ZYX", optics={"na": 1.4}, pixel_um=(0.1, 0.1))
-    tifffile.tiffcomment(path, tifffile.tiffcomment(path).replace("&quot;optics&quot;:", "&quot;optics").encode())
+    tifffile.tiffcomment(path, tifffile.tiffcomment(path).replace("optics", "optics\\").encode())
     with pytest.warns(UserWarning, match="annotation"):
         image = read_microscopy(path)
     assert image.attrs["optics"] is None and image.attrs["pixel_um"] == (0.1, 0.1)

@@ -1,13 +1,16 @@
 """Axes, sizes, units, names, numbers and types of OME and ImageJ TIFFs come back as they went in."""
 
 import itertools
+import json
 import warnings
+from importlib import resources
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import tifffile
 import xarray
+from PIL import Image
 
 from sciinstruct import __version__
 from sciinstruct.datasets.microscopy_files import read_microscopy
@@ -207,6 +210,44 @@ def test_viewers_without_this_package_find_what_they_look_for(tmp_path):
     reference = xml.find(f"{namespace}Image/{namespace}AnnotationRef").get("ID")
     note = xml.find(f"{namespace}StructuredAnnotations/{namespace}CommentAnnotation")
     assert note.get("ID") == reference and note.get("Namespace") == "sciinstruct/instrument"
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_metadata_are_valid_by_the_schema_and_another_reader_agrees(tmp_path):
+    ome_types = pytest.importorskip("ome_types")
+    write_ome_tiff(
+        tmp_path / "a.ome.tif",
+        pixels("TCZYX"),
+        axes="TCZYX",
+        pixel_um=(0.065, 0.1),
+        z_step_um=0.2,
+        time_step_s=1.5,
+        channels=("a", "b"),
+        emission_nm=(525.0, None),
+        description="cells",
+        optics={"na": 1.4},
+    )
+    xml = tifffile.tiffcomment(tmp_path / "a.ome.tif")
+    schema = resources.files("ome_types").joinpath("ome-2016-06.xsd").read_bytes()
+    assert tifffile.OmeXml.validate(xml, schema)
+    found = ome_types.from_xml(xml)
+    read, note = found.images[0].pixels, found.structured_annotations[0]
+    assert (read.physical_size_y, read.physical_size_x, read.physical_size_z) == (0.065, 0.1, 0.2)
+    assert {read.physical_size_x_unit.value, read.physical_size_z_unit.value} == {"\u00b5m"}
+    assert (read.size_t, read.size_c, read.size_z, read.time_increment) == (3, 2, 4, 1.5)
+    assert [(c.name, c.emission_wavelength) for c in read.channels] == [("a", 525.0), ("b", None)]
+    assert json.loads(note.value)["optics"] == {"na": 1.4} and found.images[0].description == "cells"
+
+
+def test_pillow_reads_the_same_planes(tmp_path):
+    """libtiff is another decoder."""
+    image = pixels("ZYX", "float32")
+    write_ome_tiff(tmp_path / "a.ome.tif", image, axes="ZYX")
+    with Image.open(tmp_path / "a.ome.tif") as file:
+        assert file.n_frames == 4
+        for z in range(4):
+            file.seek(z)
+            np.testing.assert_array_equal(np.asarray(file), image[z])
 
 
 def test_a_refused_image_leaves_the_old_file(tmp_path):
