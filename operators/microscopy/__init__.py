@@ -1,7 +1,17 @@
 """Fluorescence microscopy: optics, point-spread functions, instruments, cameras."""
 
 from sciinstruct.operators.microscopy.camera import Camera
+from sciinstruct.operators.microscopy.camera_pixels import CameraPixels
+from sciinstruct.operators.microscopy.confocal import (
+    Confocal,
+    Confocal3D,
+    SpinningDisk,
+    SpinningDisk3D,
+    confocal_spread,
+    spinning_disk_spread,
+)
 from sciinstruct.operators.microscopy.deconvolution import richardson_lucy, wiener
+from sciinstruct.operators.microscopy.light_sheet import LightSheet
 from sciinstruct.operators.microscopy.metrics import (
     fit_affine,
     lag_one,
@@ -30,12 +40,17 @@ from sciinstruct.operators.microscopy.photon_transfer import (
 from sciinstruct.operators.microscopy.pupil import scalar_pupil, vectorial_pupil
 from sciinstruct.operators.microscopy.resolution import decorrelation_resolution, fourier_ring_correlation, split_counts
 from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread, point_spread
+from sciinstruct.operators.microscopy.stack import StackBlur, Widefield3D, WidefieldPlane
 from sciinstruct.operators.microscopy.units import to_unit
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 
 __all__ = [
     "Camera",
+    "CameraPixels",
+    "Confocal",
+    "Confocal3D",
     "ExactPoissonGaussian",
+    "LightSheet",
     "MultipliedNoise",
     "Optics",
     "PSFBlur",
@@ -44,8 +59,14 @@ __all__ = [
     "PoissonGaussianNoise",
     "PoissonNoise",
     "ShiftedPoissonNoise",
+    "SpinningDisk",
+    "SpinningDisk3D",
+    "StackBlur",
+    "Widefield3D",
     "WidefieldBlur",
+    "WidefieldPlane",
     "calibrate_pixels",
+    "confocal_spread",
     "decorrelation_resolution",
     "estimate_from_single_image",
     "fit_affine",
@@ -62,6 +83,7 @@ __all__ = [
     "richardson_lucy",
     "scalar_pupil",
     "skeleton_match",
+    "spinning_disk_spread",
     "split_counts",
     "ssim",
     "to_unit",

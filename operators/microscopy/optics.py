@@ -44,16 +44,16 @@ class Optics:
         self._convert("wavelength_nm", "nm")
         self._convert("numerical_aperture", "")
         self._convert("immersion_index", "")
-        if self.sample_index is None:
-            object.__setattr__(self, "sample_index", self.immersion_index)
-        self._convert("sample_index", "")
+        if self.sample_index is not None:
+            self._convert("sample_index", "")
         _check_wavelength("wavelength_nm", self.wavelength_nm)
         if self.excitation_nm is not None:
             self._convert("excitation_nm", "nm")
             _check_wavelength("excitation_nm", self.excitation_nm)
         for name in ("immersion_index", "sample_index"):
-            if not 1 <= getattr(self, name) < 4:
-                raise ValueError(f"{name} must be a refractive index between 1 and 4, got {getattr(self, name)}")
+            index = getattr(self, name)
+            if index is not None and not 1 <= index < 4:
+                raise ValueError(f"{name} must be a refractive index between 1 and 4, got {index}")
         if not 0 < self.numerical_aperture < self.immersion_index:
             raise ValueError(
                 f"numerical_aperture must lie between 0 and immersion_index = {self.immersion_index}, got "
@@ -67,6 +67,16 @@ class Optics:
     def wavelength_um(self) -> float:
         """Emission wavelength in vacuum, um."""
         return self.wavelength_nm / 1000
+
+    @property
+    def source_index(self) -> float:
+        """Refractive index around the source: the sample's, or the immersion medium's where that is not given."""
+        return self.immersion_index if self.sample_index is None else self.sample_index
+
+    @property
+    def stage_ratio(self) -> float:
+        """Movement of the focus in the immersion medium over that in the sample, for rays near the axis: n_i / n_s."""
+        return self.immersion_index / self.source_index
 
     @property
     def cutoff_per_um(self) -> float:

@@ -1,43 +1,18 @@
 """Wide-field microscopy of a flat specimen: blur by the optics, collection by camera pixels."""
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from sciinstruct.core.checks import check_positive
-from sciinstruct.core.operator import LinearOperator
-from sciinstruct.operators.convolution import Convolution, with_channel
-from sciinstruct.operators.downsample import Downsample
+from sciinstruct.operators.convolution import Convolution
+from sciinstruct.operators.microscopy.camera_pixels import CameraBlur
 from sciinstruct.operators.microscopy.optics import Optics
-from sciinstruct.operators.microscopy.pupil import PupilModel, periodic_spread, pixel_spread, vectorial_pupil
+from sciinstruct.operators.microscopy.pupil import PupilModel, vectorial_pupil
+from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread
 from sciinstruct.operators.microscopy.units import to_unit
+from sciinstruct.operators.microscopy.window import flat_sides, psf_reach, psf_window
 from sciinstruct.operators.padding import Boundary
-
-
-class CameraBlur(LinearOperator):
-    """A convolution seen by camera pixels of `factor` x `factor` image pixels: what the blurs below have in common."""
-
-    def __init__(self, convolution: Convolution, factor: int) -> None:
-        super().__init__()
-        if convolution.domain_shape[0] != 1:
-            raise ValueError(
-                f"image_shape must be (H, W) or (1, H, W), got {convolution.domain_shape}; one colour a time"
-            )
-        self.convolution = convolution
-        self.pixels = Downsample(factor, convolution.range_shape)
-        self.domain_shape, self.range_shape = convolution.domain_shape, self.pixels.range_shape
-        self.factor = self.pixels.factor
-        # latent pixels between the edge of the image and the first camera pixel
-        self.margin = tuple(pair[0] for pair in convolution.margins) if convolution.boundary == "valid" else (0, 0)
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Expected photo-electrons per camera pixel, (B, 1, H, W) -> (B, *range_shape)."""
-        return self.pixels(self.convolution(x)) * self.factor**2
-
-    def apply_adjoint(self, y: Tensor) -> Tensor:
-        """Transpose, (B, *range_shape) -> (B, 1, H, W)."""
-        return self.convolution.adjoint(self.pixels.adjoint(y) * self.factor**2)
 
 
 class PSFBlur(CameraBlur):
@@ -74,7 +49,7 @@ class PSFBlur(CameraBlur):
     ) -> None:
         if isinstance(psf, Tensor) and any(side % 2 == 0 for side in psf.shape):
             raise ValueError(f"psf sides must be odd, got {tuple(psf.shape)}; crop it about the source's pixel")
-        super().__init__(Convolution(psf, image_shape, boundary), factor)
+        super().__init__(Convolution(psf, flat_sides(image_shape), boundary), factor)
 
 
 class WidefieldBlur(CameraBlur):
@@ -92,10 +67,11 @@ class WidefieldBlur(CameraBlur):
         As for :class:`PSFBlur`.
     radius_um : float or Quantity, optional
         Reach of the point-spread function to each side, um. By default four of Abbe's resolutions (about 95 % of the
-        light, the rest is put in by normalising the sum to 1), and with the ``"circular"`` boundary no limit: the
-        pattern is wrapped around the field, and what the image holds beyond the cut-off leaves no trace in the data.
+        light, the rest is put in by normalising the sum to 1) and the cone of a defocus; with the ``"circular"``
+        boundary no limit: the pattern is wrapped around the field, and what the image holds beyond the cut-off
+        leaves no trace in the data.
     z_um, depth_um : float or Quantity
-        Defocus and depth below the coverslip, um; see `sciinstruct.operators.microscopy.pupil.point_spread`.
+        Defocus and depth below the coverslip, um; see `sciinstruct.operators.microscopy.spread.point_spread`.
     model : PupilModel
         `vectorial_pupil` or `scalar_pupil`.
 
@@ -133,13 +109,14 @@ class WidefieldBlur(CameraBlur):
     ) -> None:
         pixel = to_unit(pixel_um, "um", "pixel_um")
         check_positive("pixel_um", pixel)
-        sides = with_channel(image_shape)[1:]
+        sides = flat_sides(image_shape)
         z, depth = to_unit(z_um, "um", "z_um"), to_unit(depth_um, "um", "depth_um")
         if radius_um is None and boundary == "circular":
             psf = periodic_spread(optics, pixel, sides, z, depth, model=model)
         else:
-            psf = pixel_spread(optics, pixel, _window(optics, pixel, radius_um, sides), z, depth, model=model)
-        super().__init__(Convolution(psf, image_shape, boundary), factor)
+            window = psf_window(psf_reach(optics, pixel, radius_um, z), sides, pixel)
+            psf = pixel_spread(optics, pixel, window, z, depth, model=model)
+        super().__init__(Convolution(psf, flat_sides(image_shape), boundary), factor)
         self.optics, self.pixel_um = optics, pixel
         self.register_buffer("psf", psf / psf.sum())
 
@@ -165,27 +142,9 @@ class WidefieldBlur(CameraBlur):
             raise ValueError(f"factor must be at least 1, got {factor}")
         pixel = to_unit(camera_pixel_um, "um", "camera_pixel_um") / factor
         check_positive("camera_pixel_um", pixel)
-        reach = psf_reach(optics, pixel, radius_um)
+        reach = psf_reach(optics, pixel, radius_um, to_unit(z_um, "um", "z_um"))
         height, width = (n * factor + 2 * reach for n in camera_shape)
         return cls(
             optics, (height, width), pixel, "valid", factor,
             radius_um=radius_um, z_um=z_um, depth_um=depth_um, model=model,
         )  # fmt: skip
-
-
-def psf_reach(optics: Optics, pixel_um: float, radius_um: Any = None) -> int:
-    """Pixels from the centre of a point-spread function to its edge; four of Abbe's resolutions by default."""
-    radius = 4 * optics.resolution_um if radius_um is None else to_unit(radius_um, "um", "radius_um")
-    check_positive("radius_um", radius)
-    return math.ceil(radius / pixel_um - 1e-9)
-
-
-def _window(optics: Optics, pixel_um: float, radius_um: Any, sides: tuple[int, int]) -> tuple[int, int]:
-    """Shape of the point-spread function, refused before it is computed if the image cannot hold it."""
-    side = 2 * psf_reach(optics, pixel_um, radius_um) + 1
-    if side > min(sides):
-        raise ValueError(
-            f"the point-spread function needs {side} pixels a side and image_shape has {sides}: give a larger image, a "
-            f"radius_um of at most {(min(sides) - 1) // 2 * pixel_um:.3g}, or the boundary 'circular' without a radius"
-        )
-    return side, side

@@ -10,7 +10,10 @@ from sciinstruct.operators.downsample import Downsample
 from sciinstruct.operators.image_mask import ImageMask
 from sciinstruct.operators.interferometry.visibility import VisibilityOperator
 from sciinstruct.operators.mask import PixelMask
+from sciinstruct.operators.microscopy.confocal import Confocal, Confocal3D, SpinningDisk, SpinningDisk3D
+from sciinstruct.operators.microscopy.light_sheet import LightSheet
 from sciinstruct.operators.microscopy.optics import Optics
+from sciinstruct.operators.microscopy.stack import StackBlur, Widefield3D, WidefieldPlane
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 from sciinstruct.operators.sim import StructuredIllumination
 from sciinstruct.operators.varying_blur import VaryingBlur
@@ -51,6 +54,24 @@ OPERATORS = {
     "measured psf, camera": lambda: PSFBlur(_psf(3, 5), (8, 10), "valid", 2),
     "wide field": lambda: WidefieldBlur(Optics(1.4, 520), (9, 10), 0.1, "reflect", radius_um=0.3),
     "wide field, periodic, camera": lambda: WidefieldBlur(Optics(1.4, 520), (6, 8), 0.05, "circular", 2),
+    "confocal": lambda: Confocal(Optics(1.4, 520, excitation_nm=488), (9, 10), 0.1, "zero", radius_um=0.3),
+    "spinning disk": lambda: SpinningDisk(
+        Optics(1.4, 520, excitation_nm=488), (10, 12), 0.1, "valid", 2, radius_um=0.3, z_um=0.2
+    ),
+    "confocal stack": lambda: Confocal3D(
+        Optics(1.4, 520, excitation_nm=488), (3, 6, 5), 0.1, 0.3, "circular", radius_um=0.2
+    ),
+    "spinning disk stack": lambda: SpinningDisk3D(Optics(1.4, 520, excitation_nm=488), (3, 6, 4), 0.1, 0.3, "zero", 2),
+    "measured stack": lambda: StackBlur(_psf(3, 3, 5), (4, 6, 7), "replicate"),
+    "wide-field stack": lambda: Widefield3D(Optics(1.4, 520), (3, 6, 5), 0.1, 0.3),
+    "wide-field stack, valid, camera": lambda: Widefield3D(
+        Optics(1.4, 520), (2, 8, 10), 0.1, 0.3, "valid", 2, radius_um=0.2
+    ),
+    "wide-field stack, periodic": lambda: Widefield3D(Optics(1.4, 520), (3, 6, 5), 0.1, 0.3, "circular"),
+    "wide-field plane": lambda: WidefieldPlane(
+        Optics(1.4, 520, 1.515, 1.38), (4, 6, 6), 0.1, 0.3, 0.5, "reflect", 2, depth_um=1.0
+    ),
+    "light sheet": lambda: LightSheet(Optics(0.8, 520, 1.0), (3, 6, 5), 0.2, 0.5, 0.8),
     "visibility, dense": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="dense"),
     "visibility, nufft": lambda: VisibilityOperator(*_uv(11), 6, 90.0, backend="nufft"),
     "visibility, nufft, odd": lambda: VisibilityOperator(*_uv(11), 7, 90.0, "rect", backend="nufft"),

@@ -13,7 +13,8 @@ def test_lengths():
     assert optics.cutoff_per_um == pytest.approx(2 * 1.41 / 0.525)
     assert optics.airy_unit_um == pytest.approx(0.4543, abs=1e-4)
     assert Optics(0.5, 500.0, 1.0).axial_extent_um == pytest.approx(4.0)
-    assert Optics(1.2, 525.0, 1.33).sample_index == 1.33
+    assert Optics(1.2, 525.0, 1.33).source_index == 1.33
+    assert Optics(1.2, 525.0, 1.515, 1.38).stage_ratio == pytest.approx(1.515 / 1.38)
     assert Optics(1.2, 525.0, 1.33, 1.38, 488.0).at_excitation() == Optics(1.2, 488.0, 1.33, 1.38)
 
 

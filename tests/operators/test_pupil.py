@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from sciinstruct.operators.microscopy.optics import Optics
-from sciinstruct.operators.microscopy.pupil import (
-    periodic_spread,
-    pixel_spread,
-    point_spread,
-    scalar_pupil,
-    vectorial_pupil,
-)
+from sciinstruct.operators.microscopy.pupil import scalar_pupil, vectorial_pupil
+from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread, point_spread
 from sciinstruct.operators.sim import widefield_transfer
 
 

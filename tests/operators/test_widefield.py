@@ -5,7 +5,8 @@ import torch
 
 from sciinstruct.core.operator import dot_test
 from sciinstruct.operators.microscopy.optics import Optics
-from sciinstruct.operators.microscopy.pupil import pixel_spread, point_spread, scalar_pupil
+from sciinstruct.operators.microscopy.pupil import scalar_pupil
+from sciinstruct.operators.microscopy.spread import pixel_spread, point_spread
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 
 OPTICS = Optics(1.41, 525.0)
