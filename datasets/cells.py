@@ -1,5 +1,6 @@
 """Simulated fluorescent cell structures as a super-resolution microscope shows them: a prior's training set."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ def simulate_cells(
         Number of images.
     npix : int
         Pixels along a side.
-    pixel_um : float
+    pixel_um : float or astropy Quantity
         Side of a pixel, um.
     generator : torch.Generator or int, optional
         Source of randomness, or a seed. The images lie on its device. Each image has a stream of its own.
@@ -186,11 +187,12 @@ def _plan(
     generator: torch.Generator | int | None,
 ) -> tuple[Field, Tensor, list[int], torch.Generator]:
     """Check the arguments, then draw each image's kind and seed."""
-    shares = _check(weights, n, npix, pixel_um)
+    pixel = float(pixel_um.to_value("um")) if hasattr(pixel_um, "to_value") else float(pixel_um)
+    shares = _check(weights, n, npix, pixel)
     source = make_generator(generator)
     share = torch.tensor([shares.get(kind, 0.0) for kind in _KINDS], device=source.device)
     labels = torch.multinomial(share, n, replacement=True, generator=source)
-    return Field(npix, pixel_um), labels, image_seeds(n, source), source
+    return Field(npix, pixel), labels, image_seeds(n, source), source
 
 
 def _scenes(field: Field, labels: Tensor, seeds: list[int], device: torch.device) -> Iterator[tuple[Tensor, Scene]]:
@@ -253,6 +255,6 @@ def _check(weights: str | Mapping[str, float] | None, n: int, npix: int, pixel_u
     unknown = sorted(set(shares) - set(_KINDS))
     if unknown:
         raise ValueError(f"weights has unknown kinds {unknown}, expected some of {list(_KINDS)}")
-    if min(shares.values(), default=0) < 0 or sum(shares.values()) <= 0:
-        raise ValueError(f"weights must be non-negative and not all zero, got {dict(shares)}")
+    if min(shares.values(), default=0) < 0 or not 0 < sum(shares.values()) < math.inf:
+        raise ValueError(f"weights must be finite, non-negative and not all zero, got {dict(shares)}")
     return shares

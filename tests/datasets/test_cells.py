@@ -236,6 +236,13 @@ def test_kinds_follow_the_weights():
     assert abs(share - 0.75) < 4 * math.sqrt(0.75 * 0.25 / 400)
 
 
+def test_pixel_may_carry_its_unit():
+    from astropy import units
+
+    plain, quantity = (simulate_cells("ccp", 2, 32, p, generator=0).images for p in (0.04, 40 * units.nm))
+    torch.testing.assert_close(plain, quantity)
+
+
 def test_a_generator_goes_on():
     source = torch.Generator().manual_seed(0)
     first, second = (simulate_cells("ccp", 4, 16, generator=source).images for _ in range(2))
@@ -252,6 +259,7 @@ def test_a_generator_goes_on():
         ({"weights": "golgi"}, "unknown kinds"),
         ({"weights": {"er": -1.0, "ccp": 2.0}}, "non-negative"),
         ({"weights": {}}, "not all zero"),
+        ({"weights": {"er": math.nan}}, "weights must be finite"),
         ({"weights": "ccp", "npix": 8, "pixel_um": 0.001}, "too small a field"),
     ],
 )
