@@ -109,10 +109,10 @@ def _from_imagej(file: "TiffFile", path: Path) -> ImageMetadata:
     found = file.imagej_metadata or {}
     unit = str(found.get("unit", ""))
     units = {"X": unit, "Y": str(found.get("yunit", unit)), "Z": str(found.get("zunit", unit))}
-    sizes = {axis: _imagej_pixel(file, axis, units[axis], path) for axis in "YX"}
+    y, x = (_imagej_pixel(file, axis, units[axis], path) for axis in "YX")
     return ImageMetadata(
         "ImageJ TIFF",
-        pixel_um=None if None in sizes.values() else (sizes["Y"], sizes["X"]),
+        pixel_um=None if y is None or x is None else (y, x),
         z_step_um=length_um(_number(found.get("spacing")), units["Z"], "spacing", path),
         time_step_s=time_s(_number(found.get("finterval")), str(found.get("tunit", "s"))),
         channels=_imagej_channels(found),

@@ -61,7 +61,7 @@ def read_header(path: Path, axes: str | None, series: int | None) -> tuple[dict[
         return picture.lengths, picture.metadata
     with _open_tiff(path, axes, series) as opened:
         with damage_is_an_error(path):
-            metadata = tiff_metadata(opened.file, opened.index, opened.n_images, path)
+            metadata = tiff_metadata(opened.file, opened.series, opened.n_images, path)
         return dict(zip(opened.axes, opened.shape)), metadata
 
 
@@ -85,7 +85,7 @@ def _kind(path: Path) -> str:
 
 class _OpenTiff(NamedTuple):
     file: "TiffFile"
-    index: int  # of the image among the file's
+    series: int  # of the image among the file's
     n_images: int
     axes: str  # as stored
     shape: tuple[int, ...]

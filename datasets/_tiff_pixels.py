@@ -20,6 +20,19 @@ Selection = Mapping[str, int | slice | Sequence[int]]
 _DAMAGE = ("missing data", "corrupted", "failed to reshape")
 
 
+class _Remarks(logging.Handler):
+    """Keeps what is logged from this thread; other files may be read beside this one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.thread = threading.get_ident()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.records.append(record)
+
+
 @contextlib.contextmanager
 def damage_is_an_error(path: Path) -> Iterator[None]:
     """Turn what tifffile only logs into an error: it fills missing planes with zeros and drops those cut off.
@@ -29,22 +42,18 @@ def damage_is_an_error(path: Path) -> Iterator[None]:
     FileFormatError
         If tifffile or a codec fails or tifffile reports damage. Its other remarks become warnings.
     """
-    remarks: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = remarks.append  # type: ignore[method-assign]
-    this_thread = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == this_thread)  # other files may be read beside this one
+    remarks = _Remarks()
     log = logging.getLogger("tifffile")
-    log.addHandler(handler)
+    log.addHandler(remarks)
     try:
         yield
-    except FileFormatError:
+    except (FileFormatError, MemoryError, Warning):
         raise
     except Exception as error:  # tifffile, Pillow and zlib have exceptions of their own
         raise FileFormatError(f"{path} is truncated or damaged: {str(error) or repr(error)}") from error
     finally:
-        log.removeHandler(handler)
-    for remark in remarks:
+        log.removeHandler(remarks)
+    for remark in remarks.records:
         text = remark.getMessage()
         if remark.levelno >= logging.ERROR or any(word in text.lower() for word in _DAMAGE):
             raise FileFormatError(f"{path} is truncated or damaged: {text}")
@@ -152,11 +161,11 @@ def _decode_pages(file: "TiffFile", one: "TiffPageSeries", pages: list[int], pat
     try:
         return file.asarray(key=pages, series=one)
     except (ValueError, ImportError, KeyError) as error:
-        codec = one.keyframe.compression.name
+        codec = getattr(one.keyframe.compression, "name", f"method {one.keyframe.compression}")
         if not (isinstance(error, ImportError) or "imagecodecs" in str(error)):
             raise
         if codec == "LZW":  # Pillow brings this one
-            return _decode_with_pillow(path, [one.pages[i].index for i in pages])
+            return _decode_with_pillow(path, [page.index for i in pages if (page := one.pages[i]) is not None])
         raise FileFormatError(
             f"{path} is compressed with {codec}, which needs another package: pip install imagecodecs "
             "(or pip install 'sciinstruct[tiff]')"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import FileFormatError, track
+from sciinstruct.datasets._tiff_pixels import damage_is_an_error, read_planes
 
 SUFFIXES = (".fits", ".npy", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -72,9 +73,10 @@ def _read(path: Path) -> np.ndarray:
 
         return np.asarray(fits.getdata(path))[..., ::-1, :]  # the first row of a FITS image is the lowest
     if suffix in (".tif", ".tiff"):
-        import tifffile
+        from tifffile import TiffFile
 
-        return tifffile.imread(path)
+        with damage_is_an_error(path), TiffFile(path) as file:
+            return read_planes(file, 0, file.series[0].axes, {}, path)
     from skimage.io import imread
 
     return imread(path)

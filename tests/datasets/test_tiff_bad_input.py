@@ -10,6 +10,7 @@ from PIL import Image
 from skimage.io import imsave
 
 from sciinstruct.core import FileFormatError
+from sciinstruct.datasets.folder import read_image
 from sciinstruct.datasets.microscopy_files import read_microscopy
 from sciinstruct.datasets.ome_tiff import write_ome_tiff
 from sciinstruct.datasets.pixel_extremes import pixel_extremes, saturation_level
@@ -194,6 +195,23 @@ def test_lzw_is_read_with_or_without_imagecodecs(tmp_path, dtype):
     assert image.dtype == planes.dtype
     np.testing.assert_array_equal(image, planes)
     np.testing.assert_array_equal(read_microscopy(tmp_path / "a.tif", axes="ZYX", planes={"Z": [3, 1]}), planes[[3, 1]])
+
+
+def test_training_folders_take_lzw_and_refuse_what_is_cut_off(tmp_path):
+    save_with_pillow(tmp_path / "a.tif", STACK[:1], "tiff_lzw")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), STACK[0])
+    tifffile.imwrite(tmp_path / "b.tif", STACK, imagej=True, metadata={"axes": "ZYX"})
+    (tmp_path / "b.tif").write_bytes((tmp_path / "b.tif").read_bytes()[:-3000])
+    with pytest.raises(FileFormatError, match="truncated or damaged"):
+        read_image(tmp_path / "b.tif")
+
+
+def test_warnings_as_errors_keep_their_words(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK[0], resolution=(72, 72), resolutionunit="INCH")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="screen"):
+            read_microscopy(tmp_path / "a.tif")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
