@@ -1,5 +1,6 @@
 """Fluorescence microscopy: optics, point-spread functions, instruments, cameras."""
 
+from sciinstruct.operators.microscopy.blur_width import BlurWidth, estimate_blur_width
 from sciinstruct.operators.microscopy.camera import Camera
 from sciinstruct.operators.microscopy.camera_pixels import CameraPixels
 from sciinstruct.operators.microscopy.confocal import (
@@ -12,6 +13,7 @@ from sciinstruct.operators.microscopy.confocal import (
 )
 from sciinstruct.operators.microscopy.deconvolution import richardson_lucy, wiener
 from sciinstruct.operators.microscopy.light_sheet import LightSheet
+from sciinstruct.operators.microscopy.measured_psf import Bead, MeasuredPSF, measure_psf
 from sciinstruct.operators.microscopy.metrics import (
     fit_affine,
     lag_one,
@@ -45,12 +47,15 @@ from sciinstruct.operators.microscopy.units import to_unit
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 
 __all__ = [
+    "Bead",
+    "BlurWidth",
     "Camera",
     "CameraPixels",
     "Confocal",
     "Confocal3D",
     "ExactPoissonGaussian",
     "LightSheet",
+    "MeasuredPSF",
     "MultipliedNoise",
     "Optics",
     "PSFBlur",
@@ -68,11 +73,13 @@ __all__ = [
     "calibrate_pixels",
     "confocal_spread",
     "decorrelation_resolution",
+    "estimate_blur_width",
     "estimate_from_single_image",
     "fit_affine",
     "fit_photon_transfer",
     "fourier_ring_correlation",
     "lag_one",
+    "measure_psf",
     "nrmse",
     "periodic_spread",
     "pixel_spread",
