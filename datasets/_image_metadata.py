@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "sciinstruct/instrument"  # of the annotation that holds our JSON
 INSTRUMENT = ("optics", "camera", "provenance")
+CONTENTS = "contents"  # key of the provenance that says what a file holds, if not counts of a camera
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciinstruct.datasets._image_metadata import CONTENTS
 from sciinstruct.datasets._stored_image import StoredImage, data_array, read_header, read_stored
 from sciinstruct.datasets._tiff_pixels import AXES, Selection
 from sciinstruct.datasets.pixel_extremes import PixelExtremes, check_pixels, pixel_extremes
@@ -65,7 +66,8 @@ def read_microscopy(
     pixels = np.ascontiguousarray(image.pixels.transpose([image.axes.index(axis) for axis in dims]))
     check_pixels(pixels, "".join(dims), path)
     extremes = pixel_extremes(pixels, image.metadata.significant_bits)
-    _warn_about_extremes(extremes, pixels.size, path)
+    if CONTENTS not in (image.metadata.provenance or {}):  # a result may well be negative
+        _warn_about_extremes(extremes, pixels.size, path)
     return data_array(image._replace(pixels=pixels, axes="".join(dims)), planes, path, extremes)
 
 

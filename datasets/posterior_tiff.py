@@ -8,6 +8,7 @@ import numpy as np
 
 from sciinstruct.core import Posterior
 from sciinstruct.core.posterior_io import json_safe
+from sciinstruct.datasets._image_metadata import CONTENTS
 from sciinstruct.datasets.length_units import um_per
 from sciinstruct.datasets.ome_tiff import even_step, write_ome_tiff
 
@@ -52,7 +53,7 @@ def write_posterior_tiff(posterior: Posterior, path: str | os.PathLike[str], **o
         summary.reshape(-1, *summary.shape[2:]),
         axes="CZYX" if summary.ndim == 5 else "CYX",
         channels=names,
-        **_common(posterior),
+        **_common(posterior, "posterior summary"),
         **options,
     )
 
@@ -90,7 +91,7 @@ def write_samples_tiff(
     else:
         axes = "TCZYX" if samples.ndim == 5 else "TCYX"
     text = f"{len(samples)} of {n_all} posterior samples along T. T is no time: every frame is an independent answer."
-    write_ome_tiff(path, samples, axes=axes, description=text, **_common(posterior), **options)
+    write_ome_tiff(path, samples, axes=axes, description=text, **_common(posterior, "posterior samples"), **options)
 
 
 def _images(values: Any, leading: int = 0) -> np.ndarray:
@@ -102,12 +103,12 @@ def _images(values: Any, leading: int = 0) -> np.ndarray:
     return array.reshape(*array.shape[:leading], 1, *event) if len(event) == 2 else array
 
 
-def _common(posterior: Posterior) -> dict[str, Any]:
+def _common(posterior: Posterior, contents: str) -> dict[str, Any]:
     y, x, z = (_step_um(posterior, axis) for axis in "yxz")
     return {
         "pixel_um": None if y is None or x is None else (y, x),
         "z_step_um": z,
-        "provenance": json_safe(posterior.attributes),
+        "provenance": {**json_safe(posterior.attributes), CONTENTS: contents},
     }
 
 

@@ -42,6 +42,14 @@ def test_summaries(tmp_path, shape, unit, um):
     assert image.attrs["provenance"].items() >= {"solver": "ppm", "seed": 3, "settings": {"steps": 10}}.items()
 
 
+def test_negative_results_are_no_cause_for_alarm(tmp_path, recwarn):
+    found = Posterior(torch.linspace(-1, 1, 48).reshape(3, 4, 4))
+    write_samples_tiff(found, tmp_path / "a.ome.tif")
+    image = read_microscopy(tmp_path / "a.ome.tif")
+    assert image.attrs["negative_pixels"] == 24 and image.attrs["provenance"]["contents"] == "posterior samples"
+    assert not recwarn.list
+
+
 def test_channels_of_a_coloured_posterior(tmp_path):
     found = posterior((2, 6, 8))
     write_posterior_tiff(found, tmp_path / "a.ome.tif")
