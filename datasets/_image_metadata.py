@@ -110,6 +110,12 @@ def _from_imagej(file: "TiffFile", path: Path) -> ImageMetadata:
     found = file.imagej_metadata or {}
     unit = str(found.get("unit", ""))
     units = {"X": unit, "Y": str(found.get("yunit", unit)), "Z": str(found.get("zunit", unit))}
+    if "c0" in found or "c1" in found:
+        warnings.warn(
+            f"{path}: ImageJ shows its values as {found.get('c0', 0)} + {found.get('c1', 1)} * what is stored; they "
+            "are read as stored",
+            stacklevel=2,
+        )
     y, x = (_imagej_pixel(file, axis, units[axis], path) for axis in "YX")
     return ImageMetadata(
         "ImageJ TIFF",

@@ -114,7 +114,7 @@ def _read_tiff(path: Path, axes: str | None, planes: Selection, series: int | No
         page = file.series[index].keyframe
         _warn_about_colour_map(page, path)
         n_alpha = sum(kind in (1, 2) for kind in page.extrasamples)
-    left = "".join(axis for axis in stored if not isinstance(planes.get(axis), int))
+    left = "".join(axis for axis in stored if not isinstance(planes.get(axis), int | np.integer))
     pixels, left = drop_equal_colours(pixels, left, n_alpha, path)
     return StoredImage(pixels, left, dict(zip(stored, shape)), metadata)
 
@@ -135,7 +135,7 @@ def _read_picture(path: Path, kind: str, axes: str | None, planes: Selection, se
         pixels = imread(path)
     stored = known_axes("YX" if pixels.ndim == 2 else "YXS", pixels.shape, axes, path)
     check_selection(planes, stored, pixels.shape)
-    left = "".join(axis for axis in stored if not isinstance(planes.get(axis), int))
+    left = "".join(axis for axis in stored if not isinstance(planes.get(axis), int | np.integer))
     n_alpha = 1 if stored == "YXS" and pixels.shape[-1] in (2, 4) else 0
     lengths = dict(zip(stored, pixels.shape))
     pixels, left = drop_equal_colours(select(pixels, stored, planes), left, n_alpha, path)

@@ -52,7 +52,7 @@ def read_layers(path: str | os.PathLike[str]) -> list[LayerData]:
 def _scale(image: "xarray.DataArray") -> dict[str, tuple[Any, ...]]:
     y, x = image.attrs["pixel_um"] or (None, None)
     steps = {"T": image.attrs["time_step_s"], "Z": image.attrs["z_step_um"], "Y": y, "X": x}
-    axes = [axis for axis in image.dims if axis != "C"]
+    axes = [str(axis) for axis in image.dims if axis != "C"]
     if any(steps[axis] is None for axis in axes if axis != "T"):
         return {}
     time = "second" if steps["T"] is not None else "pixel"  # napari's name for a bare index

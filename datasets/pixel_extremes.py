@@ -31,12 +31,13 @@ def saturation_level(pixels: np.ndarray, significant_bits: int | None = None) ->
     Returns
     -------
     float or None
-        ``2**significant_bits - 1``; else, for integers, the largest pixel if it is exactly the top of an 8, 10, 12, 14
-        or 16-bit camera, or else the top of the type. None for floating point.
+        ``2**significant_bits - 1`` where that is below the top of the type (many programs write the type's own bits);
+        else, for integers, the largest pixel if it is exactly the top of an 8, 10, 12, 14 or 16-bit camera, or else the
+        top of the type. None for floating point.
     """
     if not np.issubdtype(pixels.dtype, np.integer):
         return None
-    if significant_bits is not None:
+    if significant_bits is not None and significant_bits < 8 * pixels.dtype.itemsize:
         return float(2**significant_bits - 1)
     largest = int(pixels.max())
     if any(largest == 2**bits - 1 for bits in _CAMERA_BITS):

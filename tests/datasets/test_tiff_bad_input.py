@@ -256,6 +256,18 @@ def test_saturated_pixels_are_counted(tmp_path, top, dtype):
     assert (back.attrs["saturated_pixels"], back.attrs["saturation_level"]) == (3, top)
 
 
+def test_bits_of_the_type_say_nothing_about_the_camera():
+    assert saturation_level(np.array([7, 4095], dtype=np.uint16), significant_bits=16) == 4095
+    assert saturation_level(np.array([7, 4095], dtype=np.uint16), significant_bits=14) == 2**14 - 1
+
+
+def test_a_calibration_of_values_is_mentioned(tmp_path):
+    """ImageJ keeps signed 16-bit images as unsigned numbers 32768 higher."""
+    tifffile.imwrite(tmp_path / "a.tif", STACK[0], imagej=True, metadata={"axes": "YX", "c0": -32768, "c1": 1})
+    with pytest.warns(UserWarning, match=r"-32768 \+ 1 \* what is stored"):
+        np.testing.assert_array_equal(read_microscopy(tmp_path / "a.tif"), STACK[0])
+
+
 def test_the_camera_bits_in_a_file_decide(tmp_path):
     image = np.full((8, 8), 4095, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.ome.tif", image, ome=True, metadata={"axes": "YX", "SignificantBits": 14})

@@ -145,7 +145,19 @@ def test_imagej_hyperstacks(tmp_path, axes, dtype):
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("options", [{}, {"imagej": True}, {"compression": "zlib"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"imagej": True},
+        {"imagej": True, "truncate": True},  # as ImageJ writes stacks of more than 4 GB
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True},
+        {"tile": (16, 16)},
+        {"rowsperstrip": 3},
+        {"bigtiff": True},
+    ],
+)
 def test_byte_order_and_layout_do_not_matter(tmp_path, byteorder, options):
     image = pixels("ZYX")
     tifffile.imwrite(
@@ -166,7 +178,13 @@ def test_selected_planes_are_those_of_the_whole(tmp_path, writer):
     options = {"ome": {"ome": True}, "imagej": {"imagej": True}, "plain": {}, "zlib": {"compression": "zlib"}}[writer]
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack", metadata={"axes": "TZCYX"}, **options)
     whole = read_microscopy(tmp_path / "a.tif")
-    for planes in [{"T": 1}, {"Z": slice(1, 3)}, {"C": [1, 0]}, {"T": -1, "Z": 2, "C": 1}, {"T": [2, 0], "Z": [1, 3]}]:
+    for planes in [
+        {"T": 1},
+        {"Z": slice(1, 3)},
+        {"C": [1, 0]},
+        {"T": -1, "Z": 2, "C": 1},
+        {"T": [2, 0], "Z": np.int64(1)},
+    ]:
         part = read_microscopy(tmp_path / "a.tif", planes=planes)
         np.testing.assert_array_equal(part, whole.isel(planes))
         assert part.dims == whole.isel(planes).dims
