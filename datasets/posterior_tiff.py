@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,13 @@ QUANTILES = (0.05, 0.5, 0.95)
 _SUMMARY = ("mean", "sd", *(f"q{round(100 * q):02d}" for q in QUANTILES))
 
 
-def write_posterior_tiff(posterior: Posterior, path: str | os.PathLike[str], **options: Any) -> None:
+def write_posterior_tiff(
+    posterior: Posterior,
+    path: str | os.PathLike[str],
+    *,
+    optics: Mapping[str, Any] | None = None,
+    camera: Mapping[str, Any] | None = None,
+) -> None:
     """Write mean, standard deviation and quantiles of a posterior as the channels of one OME-TIFF, float32.
 
     Parameters
@@ -26,8 +33,8 @@ def write_posterior_tiff(posterior: Posterior, path: str | os.PathLike[str], **o
         ``x`` and ``z`` where their unit is a length.
     path : path
         Usually ends in ``.ome.tif``.
-    **options
-        ``optics``, ``camera`` and ``description`` of `write_ome_tiff`.
+    optics, camera : dict, optional
+        The instrument, as for `write_ome_tiff`. The posterior's attributes become the file's provenance.
 
     Raises
     ------
@@ -47,19 +54,25 @@ def write_posterior_tiff(posterior: Posterior, path: str | os.PathLike[str], **o
     summary = np.stack([_images(part) for part in (posterior.mean, posterior.std, *posterior.quantile(levels))], 1)
     n_channels = len(summary)
     names = [f"{name} {c}" if n_channels > 1 else name for c in range(n_channels) for name in _SUMMARY]
-    options.setdefault("description", f"Posterior summary of {len(posterior.samples)} samples, per pixel")
     write_ome_tiff(
         path,
         summary.reshape(-1, *summary.shape[2:]),
         axes="CZYX" if summary.ndim == 5 else "CYX",
         channels=names,
+        description=f"Posterior summary of {len(posterior.samples)} samples, per pixel",
+        optics=optics,
+        camera=camera,
         **_common(posterior, "posterior summary"),
-        **options,
     )
 
 
 def write_samples_tiff(
-    posterior: Posterior, path: str | os.PathLike[str], *, max_samples: int | None = None, **options: Any
+    posterior: Posterior,
+    path: str | os.PathLike[str],
+    *,
+    max_samples: int | None = None,
+    optics: Mapping[str, Any] | None = None,
+    camera: Mapping[str, Any] | None = None,
 ) -> None:
     """Write posterior samples along the axis T of an OME-TIFF, float32; its description says that T is no time.
 
@@ -71,8 +84,8 @@ def write_samples_tiff(
         Usually ends in ``.ome.tif``.
     max_samples : int, optional
         Write the first of the samples only.
-    **options
-        ``optics``, ``camera`` of `write_ome_tiff`.
+    optics, camera : dict, optional
+        The instrument, as for `write_ome_tiff`.
 
     Raises
     ------
@@ -91,7 +104,8 @@ def write_samples_tiff(
     else:
         axes = "TCZYX" if samples.ndim == 5 else "TCYX"
     text = f"{len(samples)} of {n_all} posterior samples along T. T is no time: every frame is an independent answer."
-    write_ome_tiff(path, samples, axes=axes, description=text, **_common(posterior, "posterior samples"), **options)
+    common = _common(posterior, "posterior samples")
+    write_ome_tiff(path, samples, axes=axes, description=text, optics=optics, camera=camera, **common)
 
 
 def _images(values: Any, leading: int = 0) -> np.ndarray:
