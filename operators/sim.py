@@ -91,7 +91,11 @@ class StructuredIllumination(LinearOperator):
         if angles < 1 or phases < 1:
             raise ValueError(f"angles and phases must be at least 1, got {angles} and {phases}")
         self.camera = Downsample(camera, image_shape)
-        patterns = 1 + modulation * _stripes(stripes * cutoff, image_shape, angles, phases)
+        turn = math.pi * torch.arange(angles, dtype=torch.float64) / angles
+        wave_vectors = stripes * cutoff * torch.stack([turn.sin(), turn.cos()], 1)
+        rows, columns = (torch.arange(n, dtype=torch.float64) for n in image_shape)
+        even = torch.ones(angles, dtype=torch.float64)
+        patterns = stripe_patterns(wave_vectors, rows, columns, phases, modulation * even, 0 * even)
         self.register_buffer("patterns", patterns)
         self.register_buffer("transfer", widefield_transfer(cutoff, image_shape))
         self.domain_shape = (1, *image_shape)
@@ -114,10 +118,23 @@ class StructuredIllumination(LinearOperator):
         return torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=(height, width))
 
 
-def _stripes(wave_number: float, image_shape: tuple[int, int], angles: int, phases: int) -> Tensor:
-    """Cosines of all directions and phases, (angles * phases, H, W)."""
-    rows, columns = (torch.arange(n, dtype=torch.float64) for n in image_shape)
-    turn = math.pi * torch.arange(angles, dtype=torch.float64)[:, None, None] / angles
-    shift = torch.arange(phases, dtype=torch.float64)[:, None, None] / phases
-    travelled = wave_number * (turn.sin() * rows[:, None] + turn.cos() * columns)
-    return torch.cos(2 * math.pi * (travelled[:, None] + shift)).flatten(0, 1)
+def stripe_patterns(
+    wave_vectors: Tensor, rows: Tensor, columns: Tensor, phases: int, modulation: Tensor, shift: Tensor
+) -> Tensor:
+    r"""Illuminations :math:`1 + m_a \cos(2\pi k_a \cdot r + \phi_a + 2\pi j / J)`, (A J, H, W), j running fastest.
+
+    Parameters
+    ----------
+    wave_vectors : Tensor, shape (A, 2)
+        k_a along rows and columns, in cycles per unit of `rows` and `columns`.
+    rows, columns : Tensor, shapes (H,) and (W,)
+        Positions of the pixels.
+    phases : int
+        J, positions of each pattern.
+    modulation, shift : Tensor, shape (A,)
+        Contrast m_a and phase phi_a in radians.
+    """
+    ky, kx = wave_vectors.T[..., None, None, None]
+    step = torch.arange(phases, dtype=torch.float64)[:, None, None] / phases
+    angle = 2 * math.pi * (ky * rows[:, None] + kx * columns + step) + shift[:, None, None, None]
+    return (1 + modulation[:, None, None, None] * angle.cos()).flatten(0, 1)

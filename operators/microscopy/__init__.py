@@ -43,6 +43,8 @@ from sciinstruct.operators.microscopy.pupil import scalar_pupil, vectorial_pupil
 from sciinstruct.operators.microscopy.resolution import decorrelation_resolution, fourier_ring_correlation, split_counts
 from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread, point_spread
 from sciinstruct.operators.microscopy.stack import StackBlur, Widefield3D, WidefieldPlane
+from sciinstruct.operators.microscopy.structured import SIM, Stripes, even_stripes
+from sciinstruct.operators.microscopy.structured_fit import fit_stripes
 from sciinstruct.operators.microscopy.units import to_unit
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 
@@ -63,10 +65,12 @@ __all__ = [
     "PixelMaps",
     "PoissonGaussianNoise",
     "PoissonNoise",
+    "SIM",
     "ShiftedPoissonNoise",
     "SpinningDisk",
     "SpinningDisk3D",
     "StackBlur",
+    "Stripes",
     "Widefield3D",
     "WidefieldBlur",
     "WidefieldPlane",
@@ -75,8 +79,10 @@ __all__ = [
     "decorrelation_resolution",
     "estimate_blur_width",
     "estimate_from_single_image",
+    "even_stripes",
     "fit_affine",
     "fit_photon_transfer",
+    "fit_stripes",
     "fourier_ring_correlation",
     "lag_one",
     "measure_psf",

@@ -183,7 +183,8 @@ def _sampled(
 ) -> Tensor:
     """The pattern on `cells` pixels, source at (0, 0): transfer function times the aperture's, transformed back."""
     field = (cells[0] * request.pixel, cells[1] * request.pixel)
-    coarse = tuple(fast_length(math.ceil(side * optics.cutoff_per_um) * 2 + 4) for side in field)
+    rows, columns = (fast_length(math.ceil(side * optics.cutoff_per_um) * 2 + 4) for side in field)
+    coarse = (rows, columns)
     spectrum = torch.fft.rfft2(_planes(optics, request, model, coarse, field))
     spectrum[..., 0, 0] = 1  # by Parseval; the cells on the rim, overlapping themselves, count too little here alone
     ky, kx = _frequencies(coarse, field)

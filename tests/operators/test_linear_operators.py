@@ -14,6 +14,7 @@ from sciinstruct.operators.microscopy.confocal import Confocal, Confocal3D, Spin
 from sciinstruct.operators.microscopy.light_sheet import LightSheet
 from sciinstruct.operators.microscopy.optics import Optics
 from sciinstruct.operators.microscopy.stack import StackBlur, Widefield3D, WidefieldPlane
+from sciinstruct.operators.microscopy.structured import SIM, even_stripes
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 from sciinstruct.operators.sim import StructuredIllumination
 from sciinstruct.operators.varying_blur import VaryingBlur
@@ -54,6 +55,9 @@ OPERATORS = {
     "measured psf, camera": lambda: PSFBlur(_psf(3, 5), (8, 10), "valid", 2),
     "wide field": lambda: WidefieldBlur(Optics(1.4, 520), (9, 10), 0.1, "reflect", radius_um=0.3),
     "wide field, periodic, camera": lambda: WidefieldBlur(Optics(1.4, 520), (6, 8), 0.05, "circular", 2),
+    "structured illumination, optics": lambda: SIM(
+        Optics(1.4, 520), (8, 7), 0.05, even_stripes(0.25), boundary="reflect", radius_um=0.1
+    ),
     "confocal": lambda: Confocal(Optics(1.4, 520, excitation_nm=488), (9, 10), 0.1, "zero", radius_um=0.3),
     "spinning disk": lambda: SpinningDisk(
         Optics(1.4, 520, excitation_nm=488), (10, 12), 0.1, "valid", 2, radius_um=0.3, z_um=0.2

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from sciinstruct.core.likelihood import Likelihood
 from sciinstruct.core.operator import dot_test
+from sciinstruct.operators.microscopy.noise import PoissonGaussianNoise, PoissonNoise
 from sciinstruct.operators.microscopy.optics import Optics
 from sciinstruct.operators.microscopy.pupil import scalar_pupil
 from sciinstruct.operators.microscopy.spread import pixel_spread, point_spread
@@ -95,6 +97,19 @@ def test_measured_and_computed_functions_agree(generator):
     computed = WidefieldBlur(OPTICS, (48, 48), 0.0626, "reflect", 2)
     measured = PSFBlur(computed.psf * 731.0, (48, 48), "reflect", 2)
     torch.testing.assert_close(measured(x), computed(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("noise", [PoissonGaussianNoise(1.6), PoissonNoise()])
+def test_gradient_of_the_log_likelihood(noise, generator):
+    """Central differences along random directions, through camera pixels and the blur."""
+    blur = WidefieldBlur(OPTICS, (30, 30), 0.0313, "reflect", 2, radius_um=0.3)
+    x = 20 + 20 * torch.rand(1, 1, 30, 30, generator=generator, dtype=torch.float64)
+    likelihood = Likelihood(blur, noise, torch.poisson(blur(x), generator=generator))
+    way = torch.randn(3, 1, 30, 30, generator=generator, dtype=torch.float64)
+    slopes = (likelihood.score(x) * way).sum((1, 2, 3))
+    step = 1e-4
+    differences = (likelihood.log_prob(x + step * way) - likelihood.log_prob(x - step * way)) / (2 * step)
+    torch.testing.assert_close(slopes, differences, rtol=1e-6, atol=1e-6)
 
 
 def test_precision_follows_the_input():
