@@ -47,6 +47,7 @@ from sciinstruct.operators.microscopy.structured import SIM, Stripes, even_strip
 from sciinstruct.operators.microscopy.structured_fit import fit_stripes
 from sciinstruct.operators.microscopy.units import to_unit
 from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
+from sciinstruct.operators.microscopy.zernike import Zernike
 
 __all__ = [
     "Bead",
@@ -74,6 +75,7 @@ __all__ = [
     "Widefield3D",
     "WidefieldBlur",
     "WidefieldPlane",
+    "Zernike",
     "calibrate_pixels",
     "confocal_spread",
     "decorrelation_resolution",

@@ -1,8 +1,9 @@
 """The optics of a microscope: what its point-spread function depends on, and the lengths that follow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sciinstruct.operators.microscopy.units import to_unit
+from sciinstruct.operators.microscopy.zernike import Zernike
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,10 @@ class Optics:
     sample_index : float, optional
         Refractive index around the source; as the immersion medium where not given.
     excitation_nm : float or Quantity, optional
-        Excitation wavelength in vacuum, nm: confocal, spinning disk and structured illumination need it.
+        Excitation wavelength in vacuum, nm: confocal and spinning disk need it.
+    aberrations : sequence of Zernike
+        What the objective adds to a perfect wave, at the emission wavelength; see
+        `sciinstruct.operators.microscopy.zernike.Zernike`.
 
     Raises
     ------
@@ -39,6 +43,7 @@ class Optics:
     immersion_index: float = 1.515
     sample_index: float | None = None
     excitation_nm: float | None = None
+    aberrations: tuple[Zernike, ...] = ()
 
     def __post_init__(self) -> None:
         self._convert("wavelength_nm", "nm")
@@ -50,6 +55,9 @@ class Optics:
         if self.excitation_nm is not None:
             self._convert("excitation_nm", "nm")
             _check_wavelength("excitation_nm", self.excitation_nm)
+        object.__setattr__(self, "aberrations", tuple(Zernike(*term) for term in self.aberrations))
+        for term in self.aberrations:
+            term.check()
         for name in ("immersion_index", "sample_index"):
             index = getattr(self, name)
             if index is not None and not 1 <= index < 4:
@@ -113,7 +121,9 @@ class Optics:
         """The same objective at the excitation wavelength; raises ValueError where that is not known."""
         if self.excitation_nm is None:
             raise ValueError("optics must have excitation_nm for this instrument; give it to Optics")
-        return Optics(self.numerical_aperture, self.excitation_nm, self.immersion_index, self.sample_index)
+        ratio = self.wavelength_nm / self.excitation_nm  # the path is the same, its phase is not
+        terms = tuple(Zernike(n, m, phase * ratio) for n, m, phase in self.aberrations)
+        return replace(self, wavelength_nm=self.excitation_nm, excitation_nm=None, aberrations=terms)
 
 
 def _check_wavelength(name: str, value: float) -> None:

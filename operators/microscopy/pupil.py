@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sciinstruct.operators.microscopy.optics import Optics
+from sciinstruct.operators.microscopy.zernike import zernike_polynomial
 
 
 class Rays(NamedTuple):
@@ -18,6 +19,7 @@ class Rays(NamedTuple):
     along_y: Tensor  # sine of the azimuth
     immersion: Tensor  # ci = sqrt(ni^2 - s^2)
     sample: Tensor  # cs = sqrt(ns^2 - s^2), complex: imaginary beyond the sample's critical angle
+    aberration: Tensor  # phase that the objective adds, rad
 
 
 PupilModel = Callable[[Optics, Rays], Tensor]
@@ -63,4 +65,8 @@ def trace(optics: Optics, grid: tuple[int, int], field_um: tuple[float, float]) 
     ns = optics.source_index
     immersion = (optics.immersion_index**2 - sine.square()).sqrt()
     sample = torch.sqrt((ns**2 - sine.square()).to(torch.complex128))
-    return Rays(weight, sine, along_x, along_y, immersion, sample)
+    aberration = torch.zeros_like(sine)
+    for n, m, phase in optics.aberrations:
+        polynomial = zernike_polynomial(n, m, sine / optics.numerical_aperture, along_x, along_y)
+        aberration = aberration + phase * polynomial
+    return Rays(weight, sine, along_x, along_y, immersion, sample, aberration)

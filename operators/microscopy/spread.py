@@ -203,7 +203,8 @@ def _planes(
     """Intensity at every z, (Z, *grid), source at cell (0, 0), of sum 1 were the grid infinite."""
     rays = trace(optics, grid, field)
     wave = 2j * math.pi / optics.wavelength_um
-    at_coverslip, path = model(optics, rays), rays.sample - optics.stage_ratio * rays.immersion
+    at_coverslip = model(optics, rays) * torch.exp(1j * rays.aberration)
+    path = rays.sample - optics.stage_ratio * rays.immersion
     planes = []
     for z, depth in zip(request.z.reshape(-1).tolist(), request.depth.reshape(-1).tolist()):
         fields = at_coverslip * torch.exp(wave * (depth * path - z * rays.immersion))
