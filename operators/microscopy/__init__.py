@@ -41,6 +41,7 @@ from sciinstruct.operators.microscopy.photon_transfer import (
 )
 from sciinstruct.operators.microscopy.pupil import scalar_pupil, vectorial_pupil
 from sciinstruct.operators.microscopy.resolution import decorrelation_resolution, fourier_ring_correlation, split_counts
+from sciinstruct.operators.microscopy.sim_estimation import StripeEstimate, estimate_stripes
 from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread, point_spread
 from sciinstruct.operators.microscopy.stack import StackBlur, Widefield3D, WidefieldPlane
 from sciinstruct.operators.microscopy.structured import SIM, Stripes, even_stripes
@@ -50,6 +51,7 @@ from sciinstruct.operators.microscopy.widefield import PSFBlur, WidefieldBlur
 from sciinstruct.operators.microscopy.zernike import Zernike
 
 __all__ = [
+    "SIM",
     "Bead",
     "BlurWidth",
     "Camera",
@@ -66,11 +68,11 @@ __all__ = [
     "PixelMaps",
     "PoissonGaussianNoise",
     "PoissonNoise",
-    "SIM",
     "ShiftedPoissonNoise",
     "SpinningDisk",
     "SpinningDisk3D",
     "StackBlur",
+    "StripeEstimate",
     "Stripes",
     "Widefield3D",
     "WidefieldBlur",
@@ -81,6 +83,7 @@ __all__ = [
     "decorrelation_resolution",
     "estimate_blur_width",
     "estimate_from_single_image",
+    "estimate_stripes",
     "even_stripes",
     "fit_affine",
     "fit_photon_transfer",
