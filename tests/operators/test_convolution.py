@@ -5,10 +5,13 @@ import pytest
 import torch
 from scipy import ndimage, signal
 
+from sciinstruct.core.likelihood import Likelihood
 from sciinstruct.core.operator import dot_test
 from sciinstruct.operators.blur import GaussianBlur
 from sciinstruct.operators.convolution import Convolution
 from sciinstruct.operators.kernels import gaussian_kernel
+from sciinstruct.priors.exact import circulant_posterior, dense_posterior
+from sciinstruct.priors.field import GaussianField, matern
 
 BOUNDARIES = ["circular", "reflect", "replicate", "zero", "valid"]
 SCIPY = {"circular": "wrap", "reflect": "reflect", "replicate": "nearest", "zero": "constant"}
@@ -105,3 +108,14 @@ def test_unknown_boundaries_and_shapes_are_refused():
         Convolution(torch.ones(3, 3), (8, 8), "periodic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="image_shape"):
         Convolution(torch.ones(3, 3), (8,))
+
+
+def test_the_exact_posterior_of_a_lopsided_blur_is_diagonal(generator):
+    """The complex transfer function of a kernel without symmetry, in Fourier space and as a dense matrix."""
+    prior = GaussianField(matern((6, 5), 2.0))
+    op = Convolution(_psf(4, 3), (6, 5))
+    y = torch.randn(1, 6, 5, generator=generator, dtype=torch.float64)
+    likelihood = Likelihood(op, 0.3, y)
+    fourier, dense = circulant_posterior(prior, likelihood), dense_posterior(prior, likelihood)
+    torch.testing.assert_close(fourier.mean, dense.mean, rtol=0, atol=1e-10)
+    torch.testing.assert_close(fourier.std, dense.std, rtol=0, atol=1e-10)
