@@ -19,13 +19,13 @@ class CameraPixels(LinearOperator):
     Raises
     ------
     ValueError
-        If `factor` does not divide H and W.
+        If `factor` is not a whole number that divides H and W.
     """
 
     def __init__(self, factor: int, image_shape: tuple[int, ...]) -> None:
         super().__init__()
         height, width = image_shape[-2:]
-        if factor < 1 or height % factor or width % factor:
+        if factor < 1 or factor != int(factor) or height % factor or width % factor:
             raise ValueError(
                 f"factor must divide the {height} x {width} pixels that the camera sees, got {factor}; change the "
                 f"image's shape (under the boundary 'valid' the camera sees the image less the margins)"

@@ -130,8 +130,7 @@ def periodic_spread(
     zero beyond the cut-off where the pixels are fine enough to show it.
     """
     request = _Request.checked(pixel_um, shape, z_um, depth_um)
-    extent = _extent(optics, request)
-    repeats = [math.ceil(extent / (n * request.pixel)) for n in shape]
+    repeats = [math.ceil(_breadth(optics, request) / (n * request.pixel)) for n in shape]
     cells = (repeats[0] * shape[0], repeats[1] * shape[1])
     planes = _sampled(optics, request, model, cells, square_aperture(request.pixel))
     tiles = planes.unflatten(-1, (repeats[1], shape[1])).unflatten(-3, (repeats[0], shape[0])).sum((-4, -2))
@@ -172,7 +171,9 @@ class _Request(NamedTuple):
 
 def _cropped(optics: Optics, request: _Request, model: PupilModel, aperture: Aperture) -> Tensor:
     """The pattern on a field wide enough, of which the middle is kept."""
-    n = fast_length(math.ceil(_extent(optics, request) / request.pixel))
+    asked, breadth = max(request.shape) * request.pixel, _breadth(optics, request)
+    # what wraps around the computed field must not reach the part that is kept
+    n = fast_length(math.ceil(max(breadth, asked + min(asked, breadth)) / request.pixel))
     planes = torch.fft.fftshift(_sampled(optics, request, model, (n, n), aperture), dim=(-2, -1))
     (height, width), (top, left) = request.shape, (n // 2 - side // 2 for side in request.shape)
     return planes[..., top : top + height, left : left + width].reshape(*request.z.shape, height, width)
@@ -228,9 +229,8 @@ def _widened(spectrum: Tensor, rows: int, grid: tuple[int, int]) -> Tensor:
     return wide
 
 
-def _extent(optics: Optics, request: _Request) -> float:
-    """Side of the computed field, um: twice the asked one, the defocused disc, and enough cells in the pupil."""
-    asked = max(request.shape) * request.pixel
+def _breadth(optics: Optics, request: _Request) -> float:
+    """Side of the field, um, outside which hardly any of the pattern lies: its core's, or twice the defocused disc."""
     mismatch = abs(optics.stage_ratio - 1)
     disc = 2 * (float(request.z.abs().max()) + float(request.depth.max()) * mismatch) * optics.cone_slope
-    return max(2 * asked, asked + disc, _PUPIL_CELLS * optics.wavelength_um / optics.numerical_aperture)
+    return max(2 * disc, _PUPIL_CELLS * optics.wavelength_um / optics.numerical_aperture)

@@ -220,6 +220,7 @@ class WidefieldPlane(CameraBlur):
 
 def stack_offsets(optics: Optics, stack_shape: tuple[int, int, int], z_step_um: Any) -> Tensor:
     """Movements of the focus from one plane to another, (2 Z - 1,), um in the immersion medium, 0 in the middle."""
+    _check_shape(stack_shape)
     step = to_unit(z_step_um, "um", "z_step_um")
     check_positive("z_step_um", step)
     planes = stack_shape[0]
@@ -274,8 +275,12 @@ def in_focus_normalised(psf: Tensor, plane: int) -> Tensor:
 def _check_stack(psf: Tensor, stack_shape: tuple[int, int, int]) -> None:
     if not isinstance(psf, Tensor) or not psf.is_floating_point():
         raise TypeError(f"psf must be a floating tensor, got {getattr(psf, 'dtype', type(psf).__name__)}")
-    if len(stack_shape) != 3 or min(stack_shape) < 1:
-        raise ValueError(f"stack_shape must be (Z, H, W), got {tuple(stack_shape)}")
+    _check_shape(stack_shape)
     if psf.ndim != 3 or psf.shape[1] > stack_shape[1] or psf.shape[2] > stack_shape[2]:
         raise ValueError(f"psf must be planes no larger than {tuple(stack_shape[1:])}, got shape {tuple(psf.shape)}")
     check_finite("psf", psf)
+
+
+def _check_shape(stack_shape: tuple[int, int, int]) -> None:
+    if len(stack_shape) != 3 or min(stack_shape) < 1:
+        raise ValueError(f"stack_shape must be (Z, H, W), got {tuple(stack_shape)}")

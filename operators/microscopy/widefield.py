@@ -116,7 +116,7 @@ class WidefieldBlur(CameraBlur):
         else:
             window = psf_window(psf_reach(optics, pixel, radius_um, z), sides, pixel)
             psf = pixel_spread(optics, pixel, window, z, depth, model=model)
-        super().__init__(Convolution(psf, flat_sides(image_shape), boundary), factor)
+        super().__init__(Convolution(psf, sides, boundary), factor)
         self.optics, self.pixel_um = optics, pixel
         self.register_buffer("psf", psf / psf.sum())
 
@@ -138,8 +138,8 @@ class WidefieldBlur(CameraBlur):
         `camera_pixel_um` is the camera's pixel in the sample (its own size over the magnification); the latent pixel is
         `factor` times smaller. The other arguments are those of the class.
         """
-        if factor < 1:
-            raise ValueError(f"factor must be at least 1, got {factor}")
+        if factor < 1 or factor != int(factor):
+            raise ValueError(f"factor must be a whole number of at least 1, got {factor}")
         pixel = to_unit(camera_pixel_um, "um", "camera_pixel_um") / factor
         check_positive("camera_pixel_um", pixel)
         reach = psf_reach(optics, pixel, radius_um, to_unit(z_um, "um", "z_um"))

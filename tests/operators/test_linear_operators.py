@@ -1,5 +1,7 @@
 """What every linear operator of the package owes its users."""
 
+import functools
+
 import pytest
 import torch
 
@@ -84,9 +86,14 @@ OPERATORS = {
 }
 
 
+@functools.cache  # they keep no state, and a point-spread function takes longer than the tests
+def _built(name):
+    return OPERATORS[name]()
+
+
 @pytest.fixture(params=list(OPERATORS))
 def operator(request):
-    return OPERATORS[request.param]()
+    return _built(request.param)
 
 
 def _range_dtype(operator):

@@ -132,6 +132,7 @@ def _psf(*shape):
         (lambda: PSFBlur(-_psf(3, 3), (16, 16)), "positive sum"),
         (lambda: PSFBlur(_psf(3, 3), (16, 16), "mirror"), "boundary must be one of"),
         (lambda: PSFBlur(_psf(3, 3), (16, 16), "valid", 4), "factor must divide"),
+        (lambda: PSFBlur(_psf(3, 3), (17, 17), "valid", 1.5), "factor must divide"),
         (lambda: PSFBlur(_psf(3, 3), (2, 16, 16)), "one colour"),
         (lambda: WidefieldBlur(OPTICS, (16, 16), 0.0313), "radius_um of at most 0.219"),
         (lambda: WidefieldBlur(OPTICS, (64, 64), -0.03), "pixel_um must be positive"),
