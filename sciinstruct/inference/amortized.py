@@ -19,9 +19,12 @@ from sciinstruct.core.interrupt import deferred_interrupt
 from sciinstruct.inference.amortized_run import AmortizedRun
 from sciinstruct.inference.checkpoint import load_checkpoint, save_checkpoint
 from sciinstruct.inference.conditional import ConditionalGenerator, TiltedDenoiser, VectorGenerator
+from sciinstruct.inference.image_networks import ImageAuxiliary, ImageGenerator
+from sciinstruct.inference.image_posterior import ImagePosterior
 from sciinstruct.inference.reconstructor import Reconstructor
 from sciinstruct.inference.simulator import Simulator, as_simulator
 
+_NOISE_IMAGES = 2  # that the U-Net for images sees besides its linear draw
 _EXAMPLES = 1024  # draws of the prior, and measurements of them, that set scales
 
 
@@ -44,7 +47,9 @@ class AmortizedPPM:
         Lowest noise level at the first step, in standard deviations of the prior, and the share of the run over which
         it falls geometrically to `sigma_min`.
     heads, latents, width, blocks : int
-        Of the built-in networks for vectors; `latents` None means three times the vector's length.
+        Of the built-in networks. For vectors, `latents` counts random numbers; None means three times the vector's
+        length. For images, it counts noise images besides the linear draw, None means 2; `width` is a multiple of 16,
+        the channels of the U-Net's finest level, and `blocks` counts its residual blocks per level.
     average_width : float
         Relative width of the power-function average of the generator's weights that is returned.
     auxiliary_sees_y : bool
@@ -109,9 +114,11 @@ class AmortizedPPM:
         simulator : Simulator or Likelihood
             The law of the measurements; of a `Likelihood` its operator and noise are taken, its data ignored.
         network : ConditionalGenerator, optional
-            Of the prior's units, copied before training; by default a `VectorGenerator`.
+            Of the prior's units, copied before training; by default a `VectorGenerator`, or for images (C, H, W) an
+            `ImageGenerator`, which needs data affine in the image and noise that states its variance.
         auxiliary : nn.Module, optional
-            ``auxiliary(x, sigma, y) -> E[x0 | x, y]``, copied before training; by default a `TiltedDenoiser`.
+            ``auxiliary(x, sigma, y) -> E[x0 | x, y]``, copied before training; by default a `TiltedDenoiser` or an
+            `ImageAuxiliary`.
         measurements : Tensor, shape (n, *range_shape), optional
             Train on these instead of simulating afresh at every step: real data, or a prior that is slow to sample.
         checkpoint : path, optional
@@ -126,7 +133,8 @@ class AmortizedPPM:
         Raises
         ------
         PriorError
-            If prior and simulator disagree on the shape of an image.
+            If prior and simulator disagree on the shape of an image, or the built-in networks for images do not suit
+            them.
         SolverError
             If a loss turns NaN: the text names step and term, and the last good state is in `checkpoint`.
         """
@@ -144,7 +152,8 @@ class AmortizedPPM:
         self._loop(run, progress, callback, checkpoint)
         attributes = {"solver": "AmortizedPPM", "settings": asdict(self), "preserves_bayes": self.auxiliary_sees_y}
         attributes["seconds"] = time.perf_counter() - began
-        return Reconstructor(run.averaged(), prior, law.range_shape, run.smin, attributes, run.diagnostics())
+        made, curves = run.averaged(), run.diagnostics()
+        return Reconstructor(made, prior, law.range_shape, run.smin, attributes, curves, run.validation.y.dtype)
 
     def _start(
         self,
@@ -161,19 +170,32 @@ class AmortizedPPM:
         if tuple(seen.shape[1:]) != law.range_shape:
             raise ValueError(f"measurements must have shape (n, *{law.range_shape}), got {tuple(seen.shape)}")
         check_finite("measurements", seen)
-        if draws.ndim > 2 and (network is None or auxiliary is None):
-            raise ValueError("the built-in networks are for vectors; pass network=... and auxiliary=... for images")
         with torch.random.fork_rng(devices=[]):  # layers start from the global generator: seed it, then put it back
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=g, device=g.device)))
-            made = self._generator(seen, draws) if network is None else copy.deepcopy(network)
-            score = copy.deepcopy(auxiliary)
-            if score is None:
-                score = TiltedDenoiser(prior, seen, draws, self.width, self.blocks)
+            made, score = copy.deepcopy(network), copy.deepcopy(auxiliary)
+            if made is None or score is None:
+                builtin = self._networks(prior, law, seen, draws, g)
+                made = builtin[0] if made is None else made
+                score = builtin[1] if score is None else score
         return AmortizedRun(self, prior, law, made, score, measurements, draws, g)
 
-    def _generator(self, seen: Tensor, draws: Tensor) -> VectorGenerator:
-        latents = self.latents if self.latents is not None else 3 * draws.shape[1]
-        return VectorGenerator(seen, draws, self.heads, latents, self.width, self.blocks)
+    def _networks(
+        self, prior: Denoiser, law: Simulator, seen: Tensor, draws: Tensor, g: torch.Generator
+    ) -> tuple[ConditionalGenerator, nn.Module]:
+        """Generator and auxiliary denoiser for vectors (n, d) or images (n, C, H, W)."""
+        if draws.ndim == 2:
+            latents = self.latents if self.latents is not None else 3 * draws.shape[1]
+            generator = VectorGenerator(seen, draws, self.heads, latents, self.width, self.blocks)
+            return generator, TiltedDenoiser(prior, seen, draws, self.width, self.blocks)
+        if draws.ndim != 4:
+            raise ValueError(
+                f"the built-in networks are for vectors (d,) and images (C, H, W), not {tuple(draws.shape[1:])}; pass "
+                "network=... and auxiliary=..."
+            )
+        start = ImagePosterior.fit(prior, law, draws, seen, self.heads, g)
+        channels = self.latents if self.latents is not None else _NOISE_IMAGES
+        generator = ImageGenerator(start, seen, channels, self.width, self.blocks)
+        return generator, ImageAuxiliary(start, seen, self.width, self.blocks)
 
     def _loop(
         self,

@@ -13,12 +13,14 @@ from sciinstruct.diffusion.ema import EMA
 from sciinstruct.divergences import Divergence, Levels, Terms
 from sciinstruct.inference.conditional import ConditionalGenerator
 from sciinstruct.inference.simulator import Simulator
+from sciinstruct.inference.validation import Validation
 
 if TYPE_CHECKING:
     from sciinstruct.inference.amortized import AmortizedPPM
 
 _KL = Divergence("exact_kl")
 _CLIP = 30.0  # norm of the generator's gradient: cuts the spikes of the first steps
+_VALIDATIONS = 20  # in a run
 _WINDOW = 500  # steps at the end over which the projection residual is tested
 
 
@@ -70,6 +72,7 @@ class AmortizedRun:
         self.fitter = torch.optim.Adam(auxiliary.parameters(), lr=0.0, betas=(0.5, 0.99))
         self.average = EMA(network, width=settings.average_width)
         self.curves: dict[str, list[float]] = {}
+        self.validation = Validation.simulate(prior, law, draws)
 
     def advance(self) -> dict[str, float]:
         """Let the auxiliary follow the generator, then move the generator: one step."""
@@ -82,6 +85,9 @@ class AmortizedRun:
         for name, value in info.items():
             self.curves.setdefault(name, []).append(value)
         self.step += 1
+        if self.step % max(1, self.settings.steps // _VALIDATIONS) == 0:
+            info["coverage_90"] = self.validation.coverage(self.averaged(), self.smin)
+            self.curves.setdefault("coverage_90", []).append(info["coverage_90"])
         return info
 
     def _lowest(self) -> float:
@@ -180,7 +186,7 @@ class AmortizedRun:
         return network.requires_grad_(False)
 
     def diagnostics(self) -> dict[str, Any]:
-        """The curves, and what they warn of."""
+        """The curves, one value a step (``coverage_90`` on simulated pairs: 20 in a run), and what they warn of."""
         flags = [] if self.settings.auxiliary_sees_y else ["auxiliary does not see y: spread is lost"]
         tail = torch.tensor(self.curves.get("projection", [])[-_WINDOW:], dtype=torch.float64)
         if len(tail) >= 50:
@@ -204,6 +210,7 @@ class AmortizedRun:
             "step": self.step,
             "sd": self.sd,
             "curves": self.curves,
+            "validation": self.validation.dump(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -214,8 +221,9 @@ class AmortizedRun:
             for name in ("network", "auxiliary", "optimiser", "fitter", "average"):
                 getattr(self, name).load_state_dict(saved[name])
             self.generator.set_state(saved["generator"])
+            self.validation = Validation(**saved["validation"])
             self.step, self.sd, self.curves = saved["step"], saved["sd"], saved["curves"]
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise SolverError(
                 "the checkpoint belongs to another problem or network; delete it to start afresh"
             ) from error

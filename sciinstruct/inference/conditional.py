@@ -1,11 +1,13 @@
 """Networks that see the measurement: generators x = g(y, z) and the denoiser that follows their law.
 
-The ones here are for vectors of up to a few dozen numbers; for images, subclass `ConditionalGenerator` (or wrap a
-network in `OneHead`) and give any module ``auxiliary(x, sigma, y)``.
+The ones here are for vectors of up to a few dozen numbers, those for images are in `image_networks`. For others,
+subclass `ConditionalGenerator` (or wrap a network in `OneHead`) and give any module ``auxiliary(x, sigma, y)``.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -34,10 +36,13 @@ class ConditionalGenerator(nn.Module, ABC):
         Shape of one z: at least as many numbers as there are directions that y does not determine.
     n_heads : int
         1 for an ordinary generator.
+    blueprint : dict
+        Of the built-in networks: the plain numbers from which one can be built anew.
     """
 
     latent_shape: tuple[int, ...]
     n_heads: int = 1
+    blueprint: Mapping[str, str | int] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, y: Tensor, z: Tensor) -> Heads:
@@ -150,6 +155,7 @@ class VectorGenerator(ConditionalGenerator):
         if latents < d:
             raise ValueError(f"latents must be at least the {d} numbers of one vector, got {latents}")
         self.latent_shape, self.n_heads, self.dim = (latents,), heads, d
+        self.blueprint = {"kind": "vector", "heads": heads, "latents": latents, "width": width, "blocks": blocks}
         self.register_buffer("sd", draws.var(0).mean().sqrt())
         self.encode = Standardise(measurements)
         self.register_buffer("centres", draws[:heads].clone() if heads > 1 else draws.mean(0, keepdim=True))

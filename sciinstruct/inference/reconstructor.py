@@ -1,19 +1,23 @@
 """A trained amortised posterior: one network pass per sample."""
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sciinstruct.core import Denoiser, Posterior, make_generator, randn_like
+from sciinstruct.core import Denoiser, Likelihood, Posterior, SolverError, make_generator, randn_like
 from sciinstruct.core.checks import check_finite
+from sciinstruct.inference.blueprints import rebuild, zeros_like_measurement
 from sciinstruct.inference.conditional import ConditionalGenerator
+from sciinstruct.inference.reconstructor_files import read_card, read_weights, write_folder
+from sciinstruct.inference.simulator import Simulator, as_simulator
 
 
 class Reconstructor(torch.nn.Module):
     """Posterior samples for any measurement of the kind it was trained on.
 
-    Its `state_dict` is all that was learned; to load it, train with ``steps=0`` on the same prior and simulator.
+    `save` and `load` keep it in a folder.
 
     Parameters
     ----------
@@ -27,6 +31,8 @@ class Reconstructor(torch.nn.Module):
         Noise added to the network's output (the lowest level of training), in the prior's units.
     attributes, diagnostics : dict
         Provenance, and the curves of the training; red flags under ``diagnostics["warnings"]``.
+    measured : torch.dtype
+        Type of the measurements of the training.
     """
 
     prior: Denoiser
@@ -40,9 +46,10 @@ class Reconstructor(torch.nn.Module):
         smoothing: float,
         attributes: dict[str, Any],
         diagnostics: dict[str, Any],
+        measured: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.measured = network, measured
         object.__setattr__(self, "prior", prior)
         self.range_shape, self.smoothing = tuple(range_shape), smoothing
         self.attributes, self.diagnostics = attributes, diagnostics
@@ -80,6 +87,66 @@ class Reconstructor(torch.nn.Module):
             raise ValueError(f"y must be one measurement of shape {self.range_shape}, got {tuple(y.shape)}")
         samples = self.sample(y, n_samples, generator=generator)
         return Posterior(samples, attributes=self.attributes, diagnostics=self.diagnostics)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the network (float16 safetensors; what it starts from in full precision) and a card into `folder`.
+
+        Raises
+        ------
+        SolverError
+            If a weight is not finite.
+        OutputError
+            If writing fails.
+        """
+        from sciinstruct import __version__
+
+        card = {
+            "version": __version__,
+            "event_shape": list(self.prior.event_shape),
+            "range_shape": list(self.range_shape),
+            "measured": str(self.measured),
+            "smoothing": self.smoothing,
+            "blueprint": dict(self.network.blueprint),
+            "attributes": self.attributes,
+            "diagnostics": self.diagnostics,
+        }
+        write_folder(folder, self.network, card)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        prior: Denoiser,
+        simulator: Simulator | Likelihood | None = None,
+        *,
+        network: ConditionalGenerator | None = None,
+    ) -> "Reconstructor":
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        prior : Denoiser
+            The one of the training: it gives units, and images their start.
+        simulator : Simulator or Likelihood, optional
+            The one of the training; needed for images.
+        network : ConditionalGenerator, optional
+            For a network of your own: one of the same layers, copied.
+
+        Raises
+        ------
+        SolverError
+            If a file is missing, damaged or changed, or belongs to another prior, instrument or network.
+        """
+        card = read_card(folder)
+        state = read_weights(folder, card)
+        shape = tuple(card["range_shape"])
+        if tuple(card["event_shape"]) != tuple(prior.event_shape):
+            raise SolverError(f"{folder} makes images {card['event_shape']}, the prior {list(prior.event_shape)}")
+        if simulator is not None and tuple(as_simulator(simulator).range_shape) != shape:
+            raise SolverError(f"{folder} is for measurements {shape}, not {as_simulator(simulator).range_shape}")
+        example = zeros_like_measurement(shape, card["measured"])
+        made = rebuild(card["blueprint"], state, example, prior, simulator, network)
+        return cls(made, prior, shape, card["smoothing"], card["attributes"], card["diagnostics"], example.dtype)
 
     def _check(self, y: Tensor, n: int) -> tuple[int, ...]:
         m = len(self.range_shape)

@@ -1,0 +1,143 @@
+"""Networks for images that see the measurement: a generator of one pass per sample, and the denoiser that follows it.
+
+Both start from `ImagePosterior`, the exact answer for a mixture of stationary Gaussian fields fitted to the prior, and
+learn what is left. What they add is filtered by the covariance that the data leave, so it is small where they are
+precise.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sciinstruct.core import expand_sigma
+from sciinstruct.diffusion.edm import resolve_precision
+from sciinstruct.diffusion.unet import UNet, UNetConfig
+from sciinstruct.inference.conditional import ConditionalGenerator, Heads
+from sciinstruct.inference.image_posterior import ImagePosterior
+
+_COARSEST = 8  # pixels on a side at which the U-Net stops halving
+_LEVELS = 4
+
+
+def _make_unet(shape: tuple[int, ...], inputs: int, width: int, blocks: int) -> UNet:
+    sides, levels = shape[-2:], 1
+    while levels < _LEVELS and all(side % 2**levels == 0 and side >> levels >= _COARSEST for side in sides):
+        levels += 1
+    multipliers = tuple(1 if level == 0 else 2 for level in range(levels))
+    config = UNetConfig(inputs, 2 * shape[0], width, multipliers, blocks)
+    return UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _bend(network: nn.Module, x: Tensor, c_noise: Tensor, white: Tensor) -> Tensor:
+    """Shift plus gain times `white`, both by the network, which runs in the precision the processor is fast at."""
+    narrow = x.dtype == torch.float32 and resolve_precision("auto", x.device) == torch.bfloat16
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=narrow):
+        shift, gain = network(x, c_noise).to(x.dtype).chunk(2, 1)
+    return shift + gain * white
+
+
+class ImageGenerator(ConditionalGenerator):
+    r"""Heads :math:`x = \mu_k(y) + L_y [z + a + b \odot z]` with a, b from a U-Net of :math:`(\mu_k, x_0, m_k, r, z)`.
+
+    :math:`\mu_k` and :math:`L_y` are mean and root covariance of `ImagePosterior`, one head per component;
+    :math:`x_0 = \mu_k + L_y z` is its draw, r its misfit taken back to the image. The U-Net starts at zero.
+
+    Parameters
+    ----------
+    start : ImagePosterior
+    examples : Tensor, shape (n, *range_shape)
+        Measurements, at least one.
+    channels : int
+        Noise images the U-Net sees besides the draw.
+    width, blocks : int
+        Channels of the U-Net's finest level, a multiple of 16, and residual blocks per level.
+    """
+
+    def __init__(self, start: ImagePosterior, examples: Tensor, channels: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.start, self.n_heads = start, len(start.means)
+        self.event_shape = tuple(start.means.shape[1:])
+        self.noise_shape = (channels, *self.event_shape[-2:])
+        self.latent_shape = (start.field.latents + torch.Size(self.noise_shape).numel(),)
+        self.blueprint = {"kind": "image", "channels": channels, "width": width, "blocks": blocks}
+        maps = start.field.spread(examples[:1]).shape[1]
+        self.network = _make_unet(self.event_shape, 5 * self.event_shape[0] + channels + maps, width, blocks)
+        self.judge = _Judge(2 * self.event_shape[0] + maps, width) if self.n_heads > 1 else None
+
+    def forward(self, y: Tensor, z: Tensor) -> Heads:
+        """One draw per head."""
+        k, start, shape = self.n_heads, self.start, self.event_shape
+        means = start.posterior_means(y)
+        rows, mean = y.repeat_interleave(k, 0), means.x.flatten(0, 1)
+        white, extra = z.flatten(0, 1).split((start.field.latents, z.shape[-1] - start.field.latents), 1)
+        x = mean + start.field.draw(rows, white)
+        pull = start.field.shrink(start.instrument.weighted(start.instrument.misfit(x, rows), rows), rows)
+        prior_mean = start.means.repeat(len(y), 1, 1, 1)
+        seen = [(image - start.centre) / start.sd for image in (mean, x, prior_mean)]
+        maps = start.field.spread(rows)
+        image = white[:, : start.means[0].numel()].reshape(x.shape)
+        inputs = torch.cat([*seen, pull / start.sd, image, maps, extra.reshape(-1, *self.noise_shape)], 1)
+        bend = _bend(self.network, inputs, x.new_zeros(len(x)), image)
+        x = x + start.field.soften(bend, rows)
+        logits = means.log_weights
+        if self.judge is not None:
+            logits = logits + self.judge(torch.cat([seen[0], seen[2], maps], 1)).reshape(len(y), k)
+        return Heads(x.reshape(len(y), k, *shape), logits.log_softmax(1))
+
+
+class _Judge(nn.Module):
+    """Correction to the log-probability of a head, from what is known about it; starts at zero."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Conv2d(width, width, 3, padding=1)
+        )
+        self.leave = nn.Linear(width, 1)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, 1)."""
+        return self.leave(F.silu(self.layers(x)).mean((2, 3)))
+
+
+class ImageAuxiliary(nn.Module):
+    r"""Denoiser of what the generator makes: the prior's, corrected by `ImagePosterior.condition`, plus a U-Net.
+
+    The U-Net, which starts at zero, gives a shift and a gain for the whitened distance from the posterior mean: with
+    the gain alone it can follow a generator that grows wider or narrower, which is what calibration hangs on.
+
+    Parameters
+    ----------
+    start : ImagePosterior
+    examples : Tensor, shape (n, *range_shape)
+        Measurements, at least one.
+    width, blocks : int
+        As of `ImageGenerator`.
+    """
+
+    def __init__(self, start: ImagePosterior, examples: Tensor, width: int, blocks: int) -> None:
+        super().__init__()
+        self.start = start
+        shape = tuple(start.means.shape[1:])
+        maps = start.field.spread(examples[:1]).shape[1]
+        self.network = _make_unet(shape, 6 * shape[0] + maps, width, blocks)
+
+    def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        """Denoise (B, C, H, W) at sigma (B,) given y (B, *range_shape)."""
+        start, s = self.start, expand_sigma(sigma, x)
+        prior = start.instrument.prior.denoise(x, sigma)
+        base = start.condition(x, prior, sigma, y)
+        with torch.no_grad():
+            means = start.posterior_means(y)
+            mean = (means.log_weights.exp()[:, :, None, None, None] * means.x).sum(1)
+        total = (s.square() + start.sd.square()).sqrt()
+        scale = s * start.sd / total
+        seen = [(image - start.centre) / start.sd for image in (prior, mean)]
+        inputs = [(x - start.centre) / total, *seen, (base - prior) / scale, (base - mean) / start.sd]
+        white = start.field.whiten(x - mean, y, sigma)
+        inputs = torch.cat([*inputs, white, start.field.spread(y)], 1)
+        bend = _bend(self.network, inputs, (s / start.sd).log().flatten() / 4, white)
+        return base + start.field.soften(bend, y, sigma)

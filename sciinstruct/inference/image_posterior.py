@@ -1,0 +1,136 @@
+r"""Posterior of a mixture of stationary Gaussian fields fitted to the prior: the linear start of networks for images.
+
+It gives draws, and the posterior's denoiser at every noise level; both are exact if the prior is such a mixture.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sciinstruct.core import Denoiser, expand_sigma
+from sciinstruct.inference.conditioned_field import ConditionedField, condition
+from sciinstruct.inference.field_fit import fit_fields
+from sciinstruct.inference.instrument import Instrument
+from sciinstruct.inference.simulator import Simulator
+
+
+class Means(NamedTuple):
+    """Posterior mean and probability of every component."""
+
+    x: Tensor  # (B, K, C, H, W)
+    log_weights: Tensor  # (B, K), normalised
+
+
+class FieldStatistics(NamedTuple):
+    r"""A prior :math:`\sum_k w_k N(m_k, C)` with C stationary, and the scale of its images, in its units."""
+
+    means: Tensor  # (K, C, H, W)
+    power: Tensor  # (C, H, W // 2 + 1): variance of every orthonormal Fourier mode within a component
+    log_weights: Tensor  # (K,)
+    centre: Tensor  # (C, H, W): mean image
+    sd: Tensor  # (): root mean variance of a pixel
+
+
+def field_statistics(draws: Tensor, components: int, generator: torch.Generator | None) -> FieldStatistics:
+    """Fit to draws (n, C, H, W) of a prior; raises PriorError if there are too few, or they are all alike."""
+    fit = fit_fields(draws, components, generator)
+    c, h, w = fit.event_shape
+    power = fit.spectra[0].reshape(c, h, w // 2 + 1)
+    sd = draws.var(0).mean().sqrt()
+    return FieldStatistics(fit.means.to(draws), power.to(draws), fit.log_weights.to(draws), draws.mean(0), sd)
+
+
+class ImagePosterior(nn.Module):
+    r"""What follows about an image from data if the prior is a mixture of stationary Gaussian fields.
+
+    Parameters
+    ----------
+    instrument : Instrument
+        Its prior is not trained.
+    statistics : FieldStatistics
+        Of the prior.
+    field : ConditionedField
+        ``condition(statistics.power, instrument, examples)``.
+    """
+
+    means: Tensor
+    power: Tensor
+    log_weights: Tensor
+    centre: Tensor
+    sd: Tensor
+    instrument: Instrument
+
+    def __init__(self, instrument: Instrument, statistics: FieldStatistics, field: ConditionedField) -> None:
+        super().__init__()
+        object.__setattr__(self, "instrument", instrument)  # prior and operator are no part of the state
+        for name, value in statistics._asdict().items():
+            self.register_buffer(name, value)
+        self.field = field
+
+    @classmethod
+    def fit(
+        cls,
+        prior: Denoiser,
+        law: Simulator,
+        draws: Tensor,
+        examples: Tensor,
+        components: int,
+        generator: torch.Generator | None = None,
+    ) -> "ImagePosterior":
+        """Fit to draws of the prior (n, C, H, W) and condition on the instrument of the examples (n, *range_shape).
+
+        Raises
+        ------
+        TypeError, PriorError
+            As `Instrument` and `field_statistics`.
+        """
+        statistics = field_statistics(draws, components, generator)
+        instrument = Instrument(prior, law, statistics.centre, examples)
+        return cls(instrument, statistics, condition(statistics.power, instrument, examples))
+
+    def posterior_means(self, y: Tensor) -> Means:
+        """Mean and probability of each component given y."""
+        k = len(self.means)
+        rows = y.repeat_interleave(k, 0)
+        start = self.means.repeat(len(y), *[1] * (self.means.ndim - 1))
+        x, evidence = self._update(start, rows, None)
+        logits = self.log_weights + evidence.reshape(len(y), k)
+        return Means(x.reshape(len(y), k, *x.shape[1:]), logits.log_softmax(1))
+
+    def _update(self, x: Tensor, y: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Posterior mean around x, and the data's log-density up to what all components share, (B,)."""
+        misfit = self.instrument.misfit(x, y)
+        weighted = self.instrument.precision(y) * misfit
+        pulled = self.instrument.pull(weighted, y)
+        step = self.field.shrink(pulled, y, sigma)
+        square = (weighted.conj() * misfit).real.flatten(1).sum(1)
+        return x + step, -0.5 * (square - (pulled * step).flatten(1).sum(1))
+
+    def condition(self, x: Tensor, denoised: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        r"""The prior's denoised image of x (B, C, H, W) at sigma (B,), corrected by what y says.
+
+        Two steps: the probabilities of the components given x become those given x and y, and the misfit of the
+        denoised image is spread over the image with its covariance :math:`(C^{-1} + \sigma^{-2})^{-1}`.
+        """
+        if len(self.means) > 1:
+            denoised = denoised + self._regroup(x, sigma, y)
+        pulled = self.instrument.weighted(self.instrument.misfit(denoised, y), y)
+        return denoised + self.field.shrink(pulled, y, sigma)
+
+    def _regroup(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        """By how much the mixture's denoised image moves when y changes the probabilities of its components."""
+        k, square = len(self.means), expand_sigma(sigma, x).square()
+        modes, centres = torch.fft.rfft2(x, norm="ortho"), torch.fft.rfft2(self.means, norm="ortho")
+        total = self.power + square
+        difference = (modes[:, None] - centres) / total.sqrt()[:, None]
+        twice = torch.full_like(total[0], 2.0)
+        twice[..., 0] = 1
+        if x.shape[-1] % 2 == 0:
+            twice[..., -1] = 1
+        logits = self.log_weights - 0.5 * (twice * difference.abs().square()).flatten(2).sum(2)
+        kept = (square / total)[:, None] * centres
+        each = torch.fft.irfft2((self.power / total * modes)[:, None] + kept, s=x.shape[-2:], norm="ortho")
+        evidence = self._update(each.flatten(0, 1), y.repeat_interleave(k, 0), sigma.repeat_interleave(k, 0))[1]
+        change = (logits + evidence.reshape(len(x), k)).softmax(1) - logits.softmax(1)
+        return (change[:, :, None, None, None] * each).sum(1)
