@@ -66,7 +66,7 @@ class WidefieldBlur(CameraBlur):
     boundary, factor
         As for :class:`PSFBlur`.
     radius_um : float or Quantity, optional
-        Reach of the point-spread function to each side, um. By default four of Abbe's resolutions (about 95 % of the
+        Reach of the point-spread function to each side, um. By default four of Abbe's resolutions (about 92 % of the
         light, the rest is put in by normalising the sum to 1) and the cone of a defocus; with the ``"circular"``
         boundary no limit: the pattern is wrapped around the field, and what the image holds beyond the cut-off
         leaves no trace in the data.

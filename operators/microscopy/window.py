@@ -8,7 +8,7 @@ from sciinstruct.operators.convolution import with_channel
 from sciinstruct.operators.microscopy.optics import Optics
 from sciinstruct.operators.microscopy.units import to_unit
 
-_RESOLUTIONS = 4  # default reach in focus: it holds about 95 % of the light
+_RESOLUTIONS = 4  # default reach in focus: it holds about 92 % of the light
 
 
 def flat_sides(image_shape: tuple[int, ...]) -> tuple[int, int]:
