@@ -40,6 +40,7 @@ from sciinstruct.operators.microscopy.photon_transfer import (
     fit_photon_transfer,
 )
 from sciinstruct.operators.microscopy.pupil import scalar_pupil, vectorial_pupil
+from sciinstruct.operators.microscopy.pupil_fit import PupilFit, fit_confocal_pupil, fit_widefield_pupil
 from sciinstruct.operators.microscopy.resolution import decorrelation_resolution, fourier_ring_correlation, split_counts
 from sciinstruct.operators.microscopy.sim_estimation import StripeEstimate, estimate_stripes
 from sciinstruct.operators.microscopy.spread import periodic_spread, pixel_spread, point_spread
@@ -68,6 +69,7 @@ __all__ = [
     "PixelMaps",
     "PoissonGaussianNoise",
     "PoissonNoise",
+    "PupilFit",
     "ShiftedPoissonNoise",
     "SpinningDisk",
     "SpinningDisk3D",
@@ -86,8 +88,10 @@ __all__ = [
     "estimate_stripes",
     "even_stripes",
     "fit_affine",
+    "fit_confocal_pupil",
     "fit_photon_transfer",
     "fit_stripes",
+    "fit_widefield_pupil",
     "fourier_ring_correlation",
     "lag_one",
     "measure_psf",
