@@ -86,6 +86,11 @@ class MaskedGaussianNoise(NoiseModel):
         mask = self.mask if self.mask.ndim == 3 else self.mask.any(0)
         return z[:, mask.flatten().to(z.device)]
 
+    def variance(self, prediction: Tensor) -> Tensor:
+        """sigma^2 where measured, infinite elsewhere: one over it is what a pixel tells."""
+        square = self.sigma.to(prediction.device, prediction.dtype).square().expand_as(prediction)
+        return torch.where(_matched(self.mask, prediction), square, torch.full_like(prediction, math.inf))
+
     def log_prob(self, y: Tensor, prediction: Tensor) -> Tensor:
         """Normalised log-density of the measured pixels, (B,)."""
         z = self._residuals(y, prediction)

@@ -88,6 +88,7 @@ def test_density_and_chi_square_are_those_of_the_measured_pixels(generator):
         torch.testing.assert_close(log_prob[i : i + 1], exact.log_prob(small(y[i : i + 1]), small(x[i : i + 1])))
         chi2 = exact.whiten(small(y[i : i + 1]), small(x[i : i + 1])).square().sum()
         torch.testing.assert_close(residuals[i].square().sum(), chi2)
+    torch.testing.assert_close(1 / law.variance(op(x)), masks / sigma.square())
 
 
 def test_one_mask_in_a_likelihood_counts_measured_pixels(generator):
