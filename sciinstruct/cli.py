@@ -11,7 +11,8 @@ import typer
 from sciinstruct import SciinstructError, __version__
 
 if TYPE_CHECKING:
-    from sciinstruct.jobs import CalibrationResult, JobResult
+    from sciinstruct.jobs import CalibrationResult, JobResult, MicrographResult
+    from sciinstruct.operators.microscopy import Camera, Optics
 
 app = typer.Typer(
     name="sciinstruct",
@@ -94,25 +95,51 @@ def demo(
         )
 
 
+_PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_OF_SKIES = ("flux", "systematic", "snr_min", "terms")
+_OF_MICROGRAPHS = ("na", "wavelength", "pixel", "index", "offset", "conversion", "read", "background", "plane")
+
+
 @app.command()
 def reconstruct(
-    file: Annotated[Path, typer.Argument(metavar="FILE.uvfits", help="Interferometric observation, Stokes I.")],
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .uvfits observation, or a micrograph (TIFF).")],
     out: Out = Path("sciinstruct-run"),
-    prior: Annotated[str, typer.Option(help="A packaged prior (`sciinstruct priors list`) or a folder with one.")] = (
-        "blackhole-32"
-    ),
-    flux: Annotated[float, typer.Option(min=0.0, help="Compact flux in Jy; closures do not see it.")] = 0.6,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="A packaged prior (`sciinstruct priors list`) or a folder with one; by default the file's."),
+    ] = None,
+    na: Annotated[float | None, typer.Option(help="Micrographs: numerical aperture.")] = None,
+    wavelength: Annotated[float | None, typer.Option(help="Micrographs: emission wavelength, nm.")] = None,
+    pixel: Annotated[
+        float | None, typer.Option(help="Micrographs: camera pixel in the sample, nm; the file's own by default.")
+    ] = None,
+    index: Annotated[float, typer.Option(help="Micrographs: refractive index of the immersion medium.")] = 1.515,
+    offset: Annotated[float | None, typer.Option(help="Micrographs: counts of a dark pixel.")] = None,
+    conversion: Annotated[float | None, typer.Option(help="Micrographs: electrons per count.")] = None,
+    read: Annotated[float, typer.Option(help="Micrographs: read noise, electrons.")] = 1.6,
+    background: Annotated[
+        float | None, typer.Option(help="Micrographs: electrons per pixel where the specimen is dark.")
+    ] = None,
+    plane: Annotated[
+        list[str] | None, typer.Option(help="Micrographs: which plane of a stack, as C=0; may be repeated.")
+    ] = None,
+    flux: Annotated[float, typer.Option(min=0.0, help="Skies: compact flux in Jy; closures do not see it.")] = 0.6,
     systematic: Annotated[
-        float, typer.Option(min=0.0, help="Fraction of each amplitude added to the noise: the noise budget.")
+        float, typer.Option(min=0.0, help="Skies: fraction of each amplitude added to the noise: the noise budget.")
     ] = 0.02,
     snr_min: Annotated[
         float,
-        typer.Option(min=0.0, help="Drop fainter visibilities, in noise units: their closures are not Gaussian."),
+        typer.Option(
+            min=0.0, help="Skies: drop fainter visibilities, in noise units: their closures are not Gaussian."
+        ),
     ] = 4.0,
     terms: Annotated[
-        str, typer.Option(help="Data terms joined by '+': closures, cphase, logcamp, amp, vis, flux, centroid, ...")
+        str, typer.Option(help="Skies: data terms joined by '+': closures, cphase, logcamp, amp, vis, flux, ...")
     ] = "closures+flux",
-    samples: Samples = 256,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Posterior samples to draw: 256 skies or 64 micrographs by default.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
@@ -122,21 +149,59 @@ def reconstruct(
     with _readable_errors(_resume_hint(out)):
         from sciinstruct import jobs
 
-        result = jobs.reconstruct_uvfits(
+        how = {"seed": seed, "device": device, "progress": not quiet, "resume": resume}
+        if file.suffix.lower() not in _PICTURES:
+            _refuse(context, _OF_MICROGRAPHS, "a sky's visibilities")
+            data = {"flux": flux, "systematic": systematic, "snr_min": snr_min, "terms": terms}
+            prior, samples = prior or "blackhole-32", samples or 256
+            _announce(jobs.reconstruct_uvfits(file, out, prior=prior, n_samples=samples, **data, **how))  # type: ignore[arg-type]
+            return
+        _refuse(context, _OF_SKIES, "a micrograph")
+        result = jobs.reconstruct_micrograph(
             file,
             out,
-            prior=prior,
-            flux=flux,
-            systematic=systematic,
-            snr_min=snr_min,
-            terms=terms,
-            n_samples=samples,
-            seed=seed,
-            device=device,
-            progress=not quiet,
-            resume=resume,
+            _optics(na, wavelength, index),
+            pixel_um=None if pixel is None else pixel / 1000,
+            camera=_camera(offset, conversion, read),
+            background=background,
+            prior=prior or "cells-64",
+            planes=_planes(plane or []),
+            n_samples=samples or 64,
+            **how,  # type: ignore[arg-type]
         )
         _announce(result)
+        typer.echo(f"images: {result.summary} (mean, sd, quantiles), {result.samples}")
+
+
+def _optics(na: float | None, wavelength: float | None, index: float) -> "Optics":
+    """The objective as told; both numbers are needed."""
+    if na is None or wavelength is None:
+        raise typer.BadParameter("a micrograph needs --na (numerical aperture) and --wavelength (emission, nm)")
+    from sciinstruct.operators.microscopy import Optics
+
+    return Optics(na, wavelength, index)
+
+
+def _camera(offset: float | None, conversion: float | None, read: float) -> "Camera | None":
+    """The camera as told, None where nothing was."""
+    if offset is None and conversion is None:
+        return None
+    if offset is None or conversion is None:
+        raise typer.BadParameter("--offset and --conversion go together: a camera's calibration sheet gives both")
+    from sciinstruct.operators.microscopy import Camera
+
+    return Camera(read=read, conversion=conversion, offset=offset)
+
+
+def _planes(texts: list[str]) -> dict[str, int]:
+    """``["C=0", "Z=4"]`` as a dict."""
+    found = {}
+    for text in texts:
+        axis, _, number = text.partition("=")
+        if axis.upper() not in ("T", "C", "Z") or not number.isdigit():
+            raise typer.BadParameter(f"--plane must look like C=0, Z=4 or T=2, got {text!r}")
+        found[axis.upper()] = int(number)
+    return found
 
 
 _OF_FILES, _OF_STUDIES = ("truth", "kind", "chains"), ("solver", "n", "draws", "workers", "seed")
@@ -144,7 +209,11 @@ _OF_FILES, _OF_STUDIES = ("truth", "kind", "chains"), ("solver", "n", "draws", "
 
 def _refuse(context: typer.Context, names: tuple[str, ...], beside: str) -> None:
     """Say which options were given that do nothing beside `beside`, rather than ignore them."""
-    given = [f"--{name}" for name in names if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    ]
     if given:
         raise typer.BadParameter(f"{', '.join(given)} has no meaning beside {beside}: leave it out")
 
@@ -264,7 +333,7 @@ def train_prior(
         typer.echo(f"prior: {out} (loss {prior.card.loss:.3f}, {prior.card.seconds:.0f} s)")
 
 
-def _announce(result: "JobResult") -> None:
+def _announce(result: "JobResult | MicrographResult") -> None:
     """Say what came out, what to distrust, and where it lies."""
     from rich.console import Console
 

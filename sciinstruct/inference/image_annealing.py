@@ -55,7 +55,7 @@ class ImageAnnealing:
     levels: int = 30
     top: float = 8.0
     bottom: float = 0.05
-    calibration: int = 256
+    calibration: int = 64
     batch: int = 32
     tolerance: float = 1e-3
 

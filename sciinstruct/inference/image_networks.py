@@ -19,22 +19,21 @@ _COARSEST = 8  # pixels on a side at which the U-Net stops halving
 _LEVELS = 4
 
 
-def _make_unet(shape: tuple[int, ...], inputs: int, width: int, blocks: int) -> UNet:
+def _make_unet(shape: tuple[int, ...], inputs: int, outputs: int, width: int, blocks: int) -> UNet:
     sides, levels = shape[-2:], 1
     while levels < _LEVELS and all(side % 2**levels == 0 and side >> levels >= _COARSEST for side in sides):
         levels += 1
     multipliers = tuple(1 if level == 0 else 2 for level in range(levels))
-    config = UNetConfig(inputs, 2 * shape[0], width, multipliers, blocks)
+    config = UNetConfig(inputs, outputs, width, multipliers, blocks)
     return UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _bend(network: nn.Module, x: Tensor, c_noise: Tensor, white: Tensor) -> Tensor:
-    """Shift plus gain times `white`, both by the network, which runs in the precision the processor is fast at."""
+def _run(network: nn.Module, x: Tensor, c_noise: Tensor) -> Tensor:
+    """Run a network in the precision the processor is fast at; its answer in the type of x."""
     narrow = x.dtype == torch.float32 and resolve_precision("auto", x.device) == torch.bfloat16
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=narrow):
-        shift, gain = network(x, c_noise).to(x.dtype).chunk(2, 1)
-    return shift + gain * white
+        return network(x, c_noise).to(x.dtype)
 
 
 class ImageGenerator(ConditionalGenerator):
@@ -62,7 +61,8 @@ class ImageGenerator(ConditionalGenerator):
         self.latent_shape = (start.field.latents + torch.Size(self.noise_shape).numel(),)
         self.blueprint = {"kind": "image", "channels": channels, "width": width, "blocks": blocks}
         maps = start.field.spread(examples[:1]).shape[1]
-        self.network = _make_unet(self.event_shape, 5 * self.event_shape[0] + channels + maps, width, blocks)
+        c = self.event_shape[0]
+        self.network = _make_unet(self.event_shape, 5 * c + channels + maps, 2 * c, width, blocks)
         self.judge = _Judge(2 * self.event_shape[0] + maps, width) if self.n_heads > 1 else None
 
     def forward(self, y: Tensor, z: Tensor) -> Heads:
@@ -78,8 +78,8 @@ class ImageGenerator(ConditionalGenerator):
         maps = start.field.spread(rows)
         image = white[:, : start.means[0].numel()].reshape(x.shape)
         inputs = torch.cat([*seen, pull / start.sd, image, maps, extra.reshape(-1, *self.noise_shape)], 1)
-        bend = _bend(self.network, inputs, x.new_zeros(len(x)), image)
-        x = x + start.field.soften(bend, rows)
+        shift, gain = _run(self.network, inputs, x.new_zeros(len(x))).chunk(2, 1)
+        x = x + start.field.soften(shift + gain * image, rows)
         logits = means.log_weights
         if self.judge is not None:
             logits = logits + self.judge(torch.cat([seen[0], seen[2], maps], 1)).reshape(len(y), k)
@@ -104,10 +104,12 @@ class _Judge(nn.Module):
 
 
 class ImageAuxiliary(nn.Module):
-    r"""Denoiser of what the generator makes: the prior's, corrected by `ImagePosterior.condition`, plus a U-Net.
+    r"""Denoiser of what the generator makes, :math:`D_0 + c (D_1 - D_0) + L (a + b w)`, exact for its start.
 
-    The U-Net, which starts at zero, gives a shift and a gain for the whitened distance from the posterior mean: with
-    the gain alone it can follow a generator that grows wider or narrower, which is what calibration hangs on.
+    :math:`D_0` is the denoiser of `ImagePosterior`, :math:`D_1` the prior's corrected by the data, where matching is to
+    lead. w is the whitened distance of x from the posterior mean, L the root of the covariance that data and noise
+    leave. a, b and c are images from a U-Net that starts at zero: by the gain b alone the denoiser can follow a
+    generator that grows wider or narrower, which is what calibration hangs on.
 
     Parameters
     ----------
@@ -123,21 +125,21 @@ class ImageAuxiliary(nn.Module):
         self.start = start
         shape = tuple(start.means.shape[1:])
         maps = start.field.spread(examples[:1]).shape[1]
-        self.network = _make_unet(shape, 6 * shape[0] + maps, width, blocks)
+        self.network = _make_unet(shape, 7 * shape[0] + maps, 3 * shape[0], width, blocks)
 
     def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
         """Denoise (B, C, H, W) at sigma (B,) given y (B, *range_shape)."""
         start, s = self.start, expand_sigma(sigma, x)
         prior = start.instrument.prior.denoise(x, sigma)
-        base = start.condition(x, prior, sigma, y)
+        own, led = start.denoise(x, prior, sigma, y)
         with torch.no_grad():
             means = start.posterior_means(y)
             mean = (means.log_weights.exp()[:, :, None, None, None] * means.x).sum(1)
         total = (s.square() + start.sd.square()).sqrt()
         scale = s * start.sd / total
-        seen = [(image - start.centre) / start.sd for image in (prior, mean)]
-        inputs = [(x - start.centre) / total, *seen, (base - prior) / scale, (base - mean) / start.sd]
         white = start.field.whiten(x - mean, y, sigma)
-        inputs = torch.cat([*inputs, white, start.field.spread(y)], 1)
-        bend = _bend(self.network, inputs, (s / start.sd).log().flatten() / 4, white)
-        return base + start.field.soften(bend, y, sigma)
+        seen = [(image - start.centre) / start.sd for image in (prior, mean)]
+        steps = [(led - prior) / scale, (led - own) / scale, (led - mean) / start.sd]
+        inputs = torch.cat([(x - start.centre) / total, *seen, *steps, white, start.field.spread(y)], 1)
+        shift, gain, lead = _run(self.network, inputs, (s / start.sd).log().flatten() / 4).chunk(3, 1)
+        return own + lead * (led - own) + start.field.soften(shift + gain * white, y, sigma)

@@ -22,6 +22,13 @@ class Means(NamedTuple):
     log_weights: Tensor  # (B, K), normalised
 
 
+class Denoised(NamedTuple):
+    """Two denoised images given the data, (B, C, H, W): alike if the prior is a mixture of fields."""
+
+    own: Tensor  # the denoiser of ImagePosterior's draws: the mixture's posterior
+    corrected: Tensor  # the prior's denoised image, its components weighed and its misfit spread as that mixture says
+
+
 class FieldStatistics(NamedTuple):
     r"""A prior :math:`\sum_k w_k N(m_k, C)` with C stationary, and the scale of its images, in its units."""
 
@@ -107,30 +114,35 @@ class ImagePosterior(nn.Module):
         square = (weighted.conj() * misfit).real.flatten(1).sum(1)
         return x + step, -0.5 * (square - (pulled * step).flatten(1).sum(1))
 
-    def condition(self, x: Tensor, denoised: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-        r"""The prior's denoised image of x (B, C, H, W) at sigma (B,), corrected by what y says.
+    def denoise(self, x: Tensor, denoised: Tensor, sigma: Tensor, y: Tensor) -> Denoised:
+        """Denoise x (B, C, H, W) at sigma (B,) given y, without the prior's denoised image and with it."""
+        each, logits = self._components(x, sigma)
+        k = len(self.means)
+        rows, sigmas = y.repeat_interleave(k, 0), sigma.repeat_interleave(k, 0)
+        updated, evidence = self._update(each.flatten(0, 1), rows, sigmas)
+        weights = (logits + evidence.reshape(logits.shape)).softmax(1)
+        moved = denoised + _average(weights - logits.softmax(1), each)
+        pulled = self.instrument.weighted(self.instrument.misfit(moved, y), y)
+        own = _average(weights, updated.reshape(each.shape))
+        return Denoised(own, moved + self.field.shrink(pulled, y, sigma))
 
-        Two steps: the probabilities of the components given x become those given x and y, and the misfit of the
-        denoised image is spread over the image with its covariance :math:`(C^{-1} + \sigma^{-2})^{-1}`.
-        """
-        if len(self.means) > 1:
-            denoised = denoised + self._regroup(x, sigma, y)
-        pulled = self.instrument.weighted(self.instrument.misfit(denoised, y), y)
-        return denoised + self.field.shrink(pulled, y, sigma)
-
-    def _regroup(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-        """By how much the mixture's denoised image moves when y changes the probabilities of its components."""
-        k, square = len(self.means), expand_sigma(sigma, x).square()
+    def _components(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Denoised image of x under every component (B, K, C, H, W), and their log-weights given x (B, K)."""
+        square = expand_sigma(sigma, x).square()
         modes, centres = torch.fft.rfft2(x, norm="ortho"), torch.fft.rfft2(self.means, norm="ortho")
         total = self.power + square
-        difference = (modes[:, None] - centres) / total.sqrt()[:, None]
-        twice = torch.full_like(total[0], 2.0)
+        kept = (square / total)[:, None] * centres
+        each = torch.fft.irfft2((self.power / total * modes)[:, None] + kept, s=x.shape[-2:], norm="ortho")
+        if len(self.means) == 1:
+            return each, x.new_zeros(len(x), 1)
+        twice = torch.full_like(total[0], 2.0)  # the half-plane stands for the whole one
         twice[..., 0] = 1
         if x.shape[-1] % 2 == 0:
             twice[..., -1] = 1
-        logits = self.log_weights - 0.5 * (twice * difference.abs().square()).flatten(2).sum(2)
-        kept = (square / total)[:, None] * centres
-        each = torch.fft.irfft2((self.power / total * modes)[:, None] + kept, s=x.shape[-2:], norm="ortho")
-        evidence = self._update(each.flatten(0, 1), y.repeat_interleave(k, 0), sigma.repeat_interleave(k, 0))[1]
-        change = (logits + evidence.reshape(len(x), k)).softmax(1) - logits.softmax(1)
-        return (change[:, :, None, None, None] * each).sum(1)
+        difference = (modes[:, None] - centres) / total.sqrt()[:, None]
+        return each, self.log_weights - 0.5 * (twice * difference.abs().square()).flatten(2).sum(2)
+
+
+def _average(weights: Tensor, images: Tensor) -> Tensor:
+    """Sum over components, (B, K) and (B, K, C, H, W) -> (B, C, H, W)."""
+    return (weights[:, :, None, None, None] * images).sum(1)

@@ -2,6 +2,8 @@
 
 from sciinstruct.jobs.calibration import CalibrationResult, calibrate_files, calibrate_solver
 from sciinstruct.jobs.demo import demo
+from sciinstruct.jobs.exposure import Exposure, expose
+from sciinstruct.jobs.microscopy import MicrographResult, reconstruct_micrograph
 from sciinstruct.jobs.reconstruction import (
     JobResult,
     interferometry_problem,
@@ -12,11 +14,15 @@ from sciinstruct.jobs.training import train_from
 
 __all__ = [
     "CalibrationResult",
+    "Exposure",
     "JobResult",
+    "MicrographResult",
     "calibrate_files",
     "calibrate_solver",
     "demo",
+    "expose",
     "interferometry_problem",
+    "reconstruct_micrograph",
     "reconstruct_observation",
     "reconstruct_uvfits",
     "train_from",
