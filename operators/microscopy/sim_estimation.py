@@ -63,10 +63,11 @@ def estimate_stripes(
     The noise of the wide-field band, read off where the optics pass nothing, is subtracted from its power: otherwise
     the modulation would be too small.
 
-    Root mean square errors measured on simulated microtubules (256 x 256 pixels of 31.3 nm, NA 1.41, 525 nm, stripes of
-    0.9 of the cut-off, modulation 0.9) at 600, 60 and 15 photons per pixel: 0.002, 0.010 and 0.022 cycles per field in
-    k; 0.002, 0.012 and 0.021 in the modulation; 0.005, 0.035 and 0.064 rad in the phase. At a modulation of 0.3 k and
-    phase are 2 to 4 times worse, the modulation is as good.
+    Root mean square errors measured on simulated microtubules (four fields of 256 x 256 pixels of 31.3 nm, three
+    directions, NA 1.41, 525 nm, stripes of 0.9 of the cut-off, modulation 0.9) at 600, 60 and 15 photons per pixel:
+    0.002, 0.006 and 0.014 cycles per field in k; 0.003, 0.006 and 0.015 in the modulation; 0.006, 0.016 and 0.05 rad in
+    the phase. At a modulation of 0.3 k and phase are about twice as far off, the modulation is not. Without noise the
+    field's edges leave 0.001, 0.001 and 0.003, at 192 x 192 pixels up to 0.004, 0.003 and 0.012.
 
     References
     ----------
@@ -106,8 +107,7 @@ class _Bands:
         self.side = (frames * torch.exp(-2j * math.pi * turn)[:, None, None]).mean(0)
         self.psf = centred(psf, self.shape)
         rows, columns = (torch.arange(n, dtype=torch.float64, device=frames.device) for n in self.shape)
-        fades = (torch.sin(math.pi * (t + 0.5) / len(t)).square() for t in (rows, columns))
-        self.window = torch.outer(*fades)
+        self.window = torch.outer(_fade(rows), _fade(columns))
         self.transfer = self._transfer((0.0, 0.0))
         passed = self.transfer.abs()
         blind = passed < _EDGE * passed.max()
@@ -120,7 +120,7 @@ class _Bands:
         start = self._coarse(search)
         cell = np.array([1 / n for n in self.shape])
         simplex = start + 0.4 * cell * np.array([[-1.0, -1.0], [1.0, -1.0], [0.0, 1.0]])
-        options = {"initial_simplex": simplex, "xatol": 3e-4 * cell.min(), "fatol": 1e-9}
+        options = {"initial_simplex": simplex, "xatol": 5e-4 * cell.min(), "fatol": 1e-7}
         fit = minimize(lambda k: -float(self._compare(k)[1]), start, method="Nelder-Mead", options=options)
         factor, coherence = self._compare(fit.x)
         return torch.as_tensor(fit.x, device=factor.device), factor, coherence
@@ -160,6 +160,12 @@ class _Bands:
         """Transfer function at the grid's frequencies plus `shift`."""
         rows, columns = (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=self.psf.device) for n in self.shape)
         return torch.fft.fft2(self.psf * _wave(*shift, rows, columns))
+
+
+def _fade(position: Tensor) -> Tensor:
+    """1 inside, falling to 0 over an eighth of the field at each end: the far parts say most about k."""
+    inward = torch.minimum(position, position.flip(0)) + 0.5
+    return torch.sin(0.5 * math.pi * (8 * inward / len(position)).clamp(max=1)).square()
 
 
 def _phases(spectrum: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def _field(slope, sigma, noise, generator, side=256):
 @pytest.mark.parametrize(("slope", "sigma"), [(1.0, 1.5), (0.0, 2.5)])
 def test_width_and_error_of_gaussian_fields(slope, sigma, generator):
     """Where the model is exact the estimate is unbiased and its error is right: n scores of mean 0 and variance 1."""
-    n, noise = 60, 3.0
+    n, noise = 40, 3.0
     fits = [estimate_blur_width(_field(slope, sigma, noise, generator), slope=slope) for _ in range(n)]
     scores = np.array([(fit.sigma - sigma) / fit.error for fit in fits])
     assert abs(scores.mean()) < 4 / math.sqrt(n)

@@ -39,23 +39,27 @@ def _errors(found):
 
 
 def test_without_noise_only_the_edges_are_left():
-    """The blur is periodic and the stripes are not: what the faded edges leave is far below the noise of any frame."""
+    """The blur is periodic and the stripes are not: the faded edges leave 0.004 cycles, 0.003 and 0.012 rad at most."""
     found = estimate_stripes(_frames(), PSF)
     k, modulation, phase = _errors(found)
-    assert k.max() < 0.002 and modulation.abs().max() < 0.005 and phase.abs().max() < 0.006
+    assert k.max() < 0.005 and modulation.abs().max() < 0.004 and phase.abs().max() < 0.015
     assert found.coherence.min() > 0.999
 
 
 @pytest.mark.parametrize(
-    ("photons", "k_error", "m_error", "phase_error"), [(600, 0.002, 0.002, 0.005), (60, 0.01, 0.012, 0.035)]
+    ("photons", "k_error", "m_error", "phase_error"), [(600, 0.002, 0.003, 0.006), (60, 0.006, 0.006, 0.016)]
 )
 def test_with_photon_noise(photons, k_error, m_error, phase_error):
     """Root mean square errors stated in the docstring, a third larger for the smaller field; three of them allowed, and
-    what is left without noise. The wave vector stays within a hundredth of a cycle per field at 600 photons."""
+    what the edges leave."""
     k, modulation, phase = _errors(estimate_stripes(_frames(photons), PSF))
-    assert k.max() < 4 * k_error + 0.002
-    assert modulation.abs().max() < 4 * m_error + 0.005
-    assert phase.abs().max() < 4 * phase_error + 0.006
+    assert k.max() < 4 * k_error + 0.005
+    assert modulation.abs().max() < 4 * m_error + 0.004
+    assert phase.abs().max() < 4 * phase_error + 0.015
+
+
+def test_wave_vectors_to_a_hundredth_of_a_cycle():
+    assert _errors(estimate_stripes(_frames(600), PSF))[0].max() < 0.01
 
 
 def test_five_phases_and_any_unit():
