@@ -9,7 +9,7 @@ import numpy as np
 
 from sciinstruct.datasets._image_metadata import CONTENTS
 from sciinstruct.datasets._stored_image import StoredImage, data_array, read_header, read_stored
-from sciinstruct.datasets._tiff_pixels import AXES, Selection
+from sciinstruct.datasets._tiff_pixels import AXES, Selection, check_selection
 from sciinstruct.datasets.pixel_extremes import PixelExtremes, check_pixels, pixel_extremes
 
 if TYPE_CHECKING:
@@ -110,6 +110,40 @@ def open_microscopy(
         _read_block, chunks=chunks, dtype=first.dtype, path=path, axes=axes, series=series, leading=leading
     )
     return data_array(StoredImage(pixels, leading + "YX", lengths, metadata), {}, path, None)
+
+
+def read_layout(
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    planes: Selection | None = None,
+    series: int | None = None,
+) -> "xarray.DataArray":
+    """Read axes, coordinates and attributes of a microscope image, not its pixels, which are NaN in the result.
+
+    Parameters
+    ----------
+    path, axes, planes, series
+        As for `read_microscopy`.
+
+    Returns
+    -------
+    xarray.DataArray
+        As `read_microscopy` gives, without memory of its own for the pixels.
+
+    Raises
+    ------
+    FileFormatError, ValueError
+        As `read_microscopy` does for the file's head; damaged pixels are noticed when they are read.
+    """
+    path, planes = Path(path), planes or {}
+    lengths, metadata = read_header(path, axes, series)
+    dims = "".join(axis for axis in AXES if axis in lengths)
+    check_selection(planes, dims, tuple(lengths[axis] for axis in dims))
+    kept = {axis: np.arange(lengths[axis])[planes.get(axis, slice(None))] for axis in dims}
+    left = "".join(axis for axis in dims if kept[axis].ndim)
+    nothing = np.broadcast_to(np.float32(np.nan), tuple(len(kept[axis]) for axis in left))
+    return data_array(StoredImage(nothing, left, lengths, metadata), planes, path, None)
 
 
 def _read_block(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sciinstruct.core import Posterior
 from sciinstruct.core.posterior_io import json_safe
@@ -14,7 +16,7 @@ from sciinstruct.datasets.length_units import um_per
 from sciinstruct.datasets.ome_tiff import even_step, write_ome_tiff
 
 QUANTILES = (0.05, 0.5, 0.95)
-_SUMMARY = ("mean", "sd", *(f"q{round(100 * q):02d}" for q in QUANTILES))
+STATISTICS = ("mean", "sd", *(f"q{round(100 * q):02d}" for q in QUANTILES))
 
 
 def write_posterior_tiff(
@@ -50,10 +52,9 @@ def write_posterior_tiff(
     """
     if len(posterior.samples) < 2:
         raise ValueError("posterior must have at least 2 samples for a standard deviation, got 1")
-    levels = posterior.samples.new_tensor(QUANTILES)
-    summary = np.stack([_images(part) for part in (posterior.mean, posterior.std, *posterior.quantile(levels))], 1)
+    summary = np.stack([_images(part) for part in statistics(posterior)], 1)
     n_channels = len(summary)
-    names = [f"{name} {c}" if n_channels > 1 else name for c in range(n_channels) for name in _SUMMARY]
+    names = [f"{name} {c}" if n_channels > 1 else name for c in range(n_channels) for name in STATISTICS]
     write_ome_tiff(
         path,
         summary.reshape(-1, *summary.shape[2:]),
@@ -64,6 +65,12 @@ def write_posterior_tiff(
         camera=camera,
         **_common(posterior, "posterior summary"),
     )
+
+
+def statistics(posterior: Posterior) -> Tensor:
+    """Images of `STATISTICS`, (5, *event_shape): mean, standard deviation and quantiles of every pixel."""
+    levels = posterior.samples.new_tensor(QUANTILES)
+    return torch.stack([posterior.mean, posterior.std, *posterior.quantile(levels)])
 
 
 def write_samples_tiff(

@@ -1,10 +1,10 @@
 """Run a solver on many problems with known truths, in one process or over Dask, and calibrate what it says."""
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from sciinstruct.calibration.report import on_cpu
 from sciinstruct.calibration.study import MIN_OBSERVATIONS, MIN_SAMPLES, CalibrationReport, Statistic, calibrate
 from sciinstruct.calibration.study_report import StudyPaths, write_study
 from sciinstruct.core import Denoiser, InverseProblem, Solver, SolverError, track
+from sciinstruct.core.workers import fixed_threads, map_as_done
 from sciinstruct.priors.analytic import AnalyticPrior
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ def run_study(
     known = {k: problems(k) for k in seeds}
     draws = {k: read_draw(path_of(home, k), settings, *_mark(known[k])) for k in seeds if path_of(home, k).exists()}
     missing = [k for k in seeds if k not in draws]
-    run = {"solver": solver, "problems": problems, "samples": samples, "dtype": dtype, "threads": threads}
-    arriving = _here(missing, run) if client is None else _over_dask(missing, run, client)
+    solve = partial(_solve, solver=solver, problems=problems, samples=samples, dtype=dtype, threads=threads)
+    arriving = map_as_done(solve, missing, client)
     for k, draw in track(arriving, progress=progress, description="problems", total=len(missing)):
         write_draw(path_of(home, k), draw, settings)
         draws[k] = draw
@@ -187,7 +188,7 @@ def _solve(
     k: int, solver: Solver, problems: Family, samples: int, dtype: torch.dtype | None, threads: int
 ) -> tuple[int, Draw]:
     """Solve one problem. All that a worker does: what it draws depends on `k` alone."""
-    with _threads(threads):
+    with fixed_threads(threads):
         known = problems(k)
         generator = torch.Generator(_device(known.problem)).manual_seed(solver_seed(k))
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
@@ -200,40 +201,11 @@ def _solve(
         return k, Draw(posterior.samples.detach().cpu(), *_mark(known), seconds)
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sums split over another number of threads round differently: fix it, and restore it after."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _device(problem: InverseProblem) -> torch.device:
     for part in (problem.prior, problem.likelihood):
         for tensor in (*part.parameters(), *part.buffers()):
             return tensor.device
     return torch.device("cpu")
-
-
-def _here(seeds: Sequence[int], run: Mapping[str, Any]) -> Iterator[tuple[int, Draw]]:
-    for k in seeds:
-        yield _solve(k, **run)
-
-
-def _over_dask(seeds: Sequence[int], run: Mapping[str, Any], client: "Client") -> Iterator[tuple[int, Draw]]:
-    """Solve on the workers; results come back as they are ready, whatever the order."""
-    from distributed import as_completed
-
-    futures = [client.submit(_solve, k, **run, pure=False) for k in seeds]
-    try:
-        for future in as_completed(futures):
-            yield future.result()
-            future.release()
-    finally:  # after an error or Ctrl-C, what was not begun is not begun
-        client.cancel(futures)
 
 
 def _calibrated(

@@ -41,7 +41,7 @@ def usable_device(name: str) -> torch.device:
         raise SciinstructError(f"device {name!r} cannot be used here ({reason}); 'cpu' always works") from error
 
 
-def claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> Path:
+def claim(folder: Path, settings: Mapping[str, Any], resume: bool, name: str = CHECKPOINT) -> Path:
     """Note a run's settings beside its checkpoint, or check that a resumed run has the same.
 
     Parameters
@@ -52,6 +52,8 @@ def claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> Path:
         Everything the checkpoint depends on, JSON-able.
     resume : bool
         Go on from the checkpoint in `folder`. False: an older one is removed.
+    name : str
+        Of the checkpoint.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def claim(folder: Path, settings: Mapping[str, Any], resume: bool) -> Path:
     SciinstructError
         If there is nothing to resume, or it was made with other settings.
     """
-    checkpoint, noted = folder / CHECKPOINT, folder / SETTINGS
+    checkpoint, noted = folder / name, folder / SETTINGS
     now = json.loads(json.dumps(settings))
     if not resume:
         checkpoint.unlink(missing_ok=True)
