@@ -1,6 +1,5 @@
 """From a microscope's frame to an inverse problem: latent pixels, background, brightness, a prior of the right size."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _FOREGROUND = 0.3  # of the brightest pixels: how the training images' unit is defined
 _RL_ITERATIONS = 20
 _SMOOTH = 2.0  # camera pixels, before the background is read off
-_DARK = 0.05  # quantile of the smoothed image that is background
+_DARK = 10  # per cent of a neighbourhood, as large as the prior's images, that are background
 _SAME_PIXEL = 0.25  # relative difference of pixels beyond which a prior's structures have the wrong size
 
 
@@ -31,8 +30,10 @@ class Exposure:
         Images of relative density (the prior's), data in electrons.
     blur : PSFBlur
         The optics and the camera's pixels.
-    scale, background : float
-        Photo-electrons per latent pixel: of an image pixel of value 1, and where the image is zero.
+    scale : float
+        Photo-electrons per latent pixel of an image pixel of value 1.
+    background : Tensor, shape (H, W)
+        Photo-electrons per latent pixel where the image is zero.
     seen : tuple of slice
         Rows and columns of the latent image that the camera's field covers.
     """
@@ -40,7 +41,7 @@ class Exposure:
     problem: InverseProblem
     blur: "PSFBlur"
     scale: float
-    background: float
+    background: Tensor
     seen: tuple[slice, slice]
 
     def crop(self, images: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def expose(
     *,
     factor: int = 1,
     pixel_um: float | None = None,
-    background: float | None = None,
+    background: float | Tensor | None = None,
     scale: float | None = None,
     keep: Tensor | None = None,
     name: str = "micrograph",
@@ -93,8 +94,9 @@ def expose(
         Of the electrons given their mean.
     pixel_um : float, optional
         Camera pixel, for the coordinates.
-    background : float, optional
-        Electrons per camera pixel where the specimen is dark; by default the darkest 5 % of the smoothed frame.
+    background : float or Tensor of shape (H, W), optional
+        Electrons per camera pixel where the specimen is dark; by default the darkest tenth of each pixel's
+        neighbourhood, which takes haze for background where it is wider than the prior's images.
     scale : float, optional
         Electrons per latent pixel of a typical foreground; by default read off a short Richardson-Lucy image.
     keep : Tensor of bool, shape (H, W), optional
@@ -120,12 +122,14 @@ def expose(
     reach = tuple(side // 2 for side in psf.shape)
     sides = tuple(n * factor + 2 * r for n, r in zip(frame.shape, reach))
     blur = PSFBlur(psf.double(), sides, "valid", factor)
-    dark = _darkest(frame) if background is None else float(background)
-    if dark < 0 or not math.isfinite(dark):
-        raise ValueError(f"background must not be negative, got {dark:.4g} electrons; is the camera's offset right?")
+    window = prior.event_shape[-1] // factor
+    dark = _darkest(frame, window) if background is None else torch.as_tensor(background).double().expand(frame.shape)
+    check_finite("background", dark)
+    if (dark < 0).any():
+        raise ValueError(f"background must not be negative, got {dark.min():.4g} electrons; is the offset right?")
     bright = _foreground(frame, blur, dark) if scale is None else float(scale)
-    per_pixel = dark / factor**2
-    operator: Operator = blur @ IntensityMap(bright, per_pixel, blur.domain_shape)
+    per_pixel = _on_latent_pixels(dark, factor, reach)
+    operator: Operator = blur @ IntensityMap(bright, per_pixel[None, None], blur.domain_shape)
     y = frame[None].float()
     if keep is not None and not bool(keep.all()):
         chosen = PixelMask(keep)
@@ -150,22 +154,31 @@ def fitted_prior(prior: "NetworkPrior", sides: tuple[int, int]) -> Any:
     return prior if (height, width) == sides else TiledPrior(prior, sides)
 
 
-def _darkest(frame: Tensor) -> float:
-    from scipy.ndimage import gaussian_filter
+def _darkest(frame: Tensor, window: int) -> Tensor:
+    """Smooth background of a frame (H, W)."""
+    from scipy.ndimage import gaussian_filter, percentile_filter
 
-    smooth = torch.from_numpy(gaussian_filter(frame.numpy(), _SMOOTH, mode="nearest"))
-    return max(0.0, _quantile(smooth, _DARK))
+    smooth = gaussian_filter(frame.numpy(), _SMOOTH, mode="nearest")
+    dark = percentile_filter(smooth, _DARK, size=window, mode="nearest")
+    return torch.from_numpy(gaussian_filter(dark, window / 8, mode="nearest")).clamp(min=0)
 
 
-def _foreground(frame: Tensor, blur: "PSFBlur", background: float) -> float:
+def _on_latent_pixels(dark: Tensor, factor: int, reach: tuple[int, ...]) -> Tensor:
+    """Background per camera pixel as one per latent pixel, margins as the edge."""
+    fine = torch.nn.functional.interpolate(dark[None, None] / factor**2, scale_factor=factor, mode="bilinear")
+    rows, columns = reach
+    return torch.nn.functional.pad(fine, (columns, columns, rows, rows), mode="replicate")[0, 0]
+
+
+def _foreground(frame: Tensor, blur: "PSFBlur", background: Tensor) -> float:
     """Mean of a rough deconvolution where it is bright."""
     from sciinstruct.operators.microscopy import richardson_lucy
 
     rough = richardson_lucy(frame.clamp(min=0)[None, None], blur, iterations=_RL_ITERATIONS, background=background)
     bright = rough[rough > _FOREGROUND * _quantile(rough, 0.999)]
     level = float(bright.mean()) if bright.numel() else 0.0
-    if not level > 0:
-        raise ValueError(f"the frame holds no light above its background of {background:.4g} electrons")
+    if not level > 0 or not bool((frame > background).any()):
+        raise ValueError("the frame holds no light above its background")
     return level
 
 

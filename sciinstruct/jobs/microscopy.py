@@ -59,6 +59,7 @@ def reconstruct_micrograph(
     pixel_um: float | None = None,
     camera: "Camera | None" = None,
     background: float | None = None,
+    scale: float | None = None,
     prior: str = "cells-64",
     planes: Mapping[str, int] | None = None,
     n_samples: int = 64,
@@ -84,6 +85,8 @@ def reconstruct_micrograph(
         Its calibration. By default offset 0 and what `estimate_from_single_image` reads off the frame, with a warning.
     background : float, optional
         Electrons per camera pixel where the specimen is dark; see `expose`.
+    scale : float, optional
+        Electrons per latent pixel of a typical foreground; see `expose`.
     prior : str
         Name of a packaged prior, or a trained prior's folder, whose card gives the pixel.
     planes : dict, optional
@@ -114,40 +117,24 @@ def reconstruct_micrograph(
     """
     from sciinstruct import priors
     from sciinstruct.datasets.microscopy_files import read_microscopy
-    from sciinstruct.operators.microscopy import pixel_spread
-    from sciinstruct.operators.microscopy.window import psf_reach
 
     began = time.perf_counter()
     folder, where, source = writable_folder(out), usable_device(device), Path(path)
     frame = one_plane(read_microscopy(source, planes=dict(planes or {})), source)
-    camera_pixel = _pixel(frame, pixel_um, source)
+    camera_pixel = camera_pixel_of(frame, pixel_um, source)
     loaded = priors.load(prior).to(where)
-    factor = choose_factor(camera_pixel, _prior_pixel(loaded, prior))
-    counts = torch.as_tensor(frame.values.astype("float64"))
-    camera, told = _camera(camera, counts)
-    reach = psf_reach(optics, camera_pixel / factor)
-    psf = pixel_spread(optics, camera_pixel / factor, (2 * reach + 1, 2 * reach + 1))
-    keep = ~camera.saturated(counts)
-    exposure = expose(
-        camera.to_electrons(counts),
-        psf,
-        loaded,
-        camera.noise(keep[None] if not bool(keep.all()) else None),
-        factor=factor,
-        pixel_um=camera_pixel,
-        background=background,
-        keep=keep,
-        name=source.name,
-    )
+    factor = choose_factor(camera_pixel, prior_pixel(loaded, prior))
+    options = {"camera": camera, "background": background, "scale": scale, "name": source.name}
+    exposure, told = frame_problem(frame, optics, camera_pixel, factor, loaded, **options)
     settings = {
         "file": source.name,
-        "file_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "file_sha256": file_digest(source),
         "planes": dict(planes or {}),
         "optics": repr(optics),
         "camera_pixel_um": camera_pixel,
         "factor": factor,
         "scale_electrons": exposure.scale,
-        "background_electrons": exposure.background,
+        "background_electrons": float(exposure.background.mean()),
         "prior": prior,
         "seed": seed,
     }
@@ -170,7 +157,8 @@ def one_plane(image: "xarray.DataArray", source: Path) -> "xarray.DataArray":
     return image
 
 
-def _pixel(frame: "xarray.DataArray", given: float | None, source: Path) -> float:
+def camera_pixel_of(frame: "xarray.DataArray", given: float | None, source: Path) -> float:
+    """The camera's pixel in um, as given or as the file says; raises FileFormatError if neither does."""
     if given is not None:
         return float(given)
     stored = frame.attrs.get("pixel_um")
@@ -183,13 +171,59 @@ def _pixel(frame: "xarray.DataArray", given: float | None, source: Path) -> floa
     return float(stored[1])
 
 
-def _prior_pixel(prior: Any, name: str) -> float:
+def prior_pixel(prior: Any, name: str) -> float:
+    """The latent pixel in um that a prior was trained for; raises PriorError if its card has none."""
     from sciinstruct.core import PriorError
 
     pixel = prior.card.pixel.get("pixel_um")
     if pixel is None:
         raise PriorError(f"prior {name!r} has no 'pixel_um' in its card: it is not one of micrographs")
     return float(pixel)
+
+
+def file_digest(source: Path) -> str:
+    """SHA-256 of a file of any size."""
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def frame_problem(
+    frame: "xarray.DataArray",
+    optics: "Optics",
+    pixel_um: float,
+    factor: int,
+    prior: Any,
+    *,
+    camera: "Camera | None" = None,
+    background: float | None = None,
+    scale: float | None = None,
+    name: str = "micrograph",
+) -> tuple[Exposure, str]:
+    """The inverse problem of a frame (Y, X) of counts, and what is to be said about a camera that was not given.
+
+    Arguments are those of `reconstruct_micrograph`; `factor` latent pixels go to a camera pixel's side.
+    """
+    from sciinstruct.operators.microscopy import pixel_spread
+    from sciinstruct.operators.microscopy.window import psf_reach
+
+    counts = torch.as_tensor(frame.values.astype("float64"))
+    camera, told = _camera(camera, counts)
+    reach = psf_reach(optics, pixel_um / factor)
+    psf = pixel_spread(optics, pixel_um / factor, (2 * reach + 1, 2 * reach + 1))
+    keep = ~camera.saturated(counts)
+    exposure = expose(
+        camera.to_electrons(counts),
+        psf,
+        prior,
+        camera.noise(keep[None] if not bool(keep.all()) else None),
+        factor=factor,
+        pixel_um=pixel_um,
+        background=background,
+        scale=scale,
+        keep=keep,
+        name=name,
+    )
+    return exposure, told
 
 
 def _camera(camera: "Camera | None", counts: Tensor) -> tuple["Camera", str]:
@@ -217,22 +251,40 @@ def _solve(
     progress: bool,
     resume: bool,
 ) -> Posterior:
+    solver = solver or default_solver(exposure)
+    checkpoint = claim(folder, {**settings, "solver": repr(solver), "n_samples": n_samples}, resume)
+    keeping = {"progress": progress, "checkpoint": checkpoint, "resume": resume}
+    posterior = draw_images(exposure, solver, n_samples, int(settings["seed"]), where, **keeping)
+    facts = {**posterior.attributes, **settings, "device": str(where), "unit": "mean foreground"}
+    return replace(posterior, attributes=facts)
+
+
+def default_solver(exposure: Exposure) -> "ImageAnnealing":
+    """As many images at a time as memory likes."""
     from sciinstruct.inference import ImageAnnealing
 
     pixels = torch.Size(exposure.problem.prior.event_shape).numel()
-    solver = solver or ImageAnnealing(batch=max(1, min(32, 2**19 // pixels)))
-    checkpoint = claim(folder, {**settings, "solver": repr(solver), "n_samples": n_samples}, resume)
+    return ImageAnnealing(batch=max(1, min(32, 2**19 // pixels)))
+
+
+def draw_images(
+    exposure: Exposure, solver: "ImageAnnealing", n_samples: int, seed: int, where: torch.device, **keeping: Any
+) -> Posterior:
+    """Posterior samples, drawn on a device and handed back on the CPU; `keeping` goes to the solver's ``run``."""
     problem = replace(exposure.problem, likelihood=exposure.problem.likelihood.to(where))
-    posterior = solver.run(
-        problem,
-        n_samples,
-        generator=torch.Generator(where).manual_seed(int(settings["seed"])),
-        progress=progress,
-        checkpoint=checkpoint,
-        resume=resume,
+    generator = torch.Generator(where).manual_seed(seed)
+    posterior = solver.run(problem, n_samples, generator=generator, **keeping)
+    return replace(posterior, samples=posterior.samples.cpu())
+
+
+def in_electrons(posterior: Posterior, exposure: Exposure) -> Posterior:
+    """The posterior of the camera's field, in photo-electrons per latent pixel."""
+    rows, columns = exposure.seen
+    return Posterior(
+        exposure.scale * exposure.crop(posterior.samples),
+        {"y": _cut(posterior.coordinates["y"], rows), "x": _cut(posterior.coordinates["x"], columns)},
+        {**posterior.attributes, "unit": "photo-electrons per pixel"},
     )
-    facts = {**posterior.attributes, **settings, "device": str(where), "unit": "mean foreground"}
-    return replace(posterior, samples=posterior.samples.cpu(), attributes=facts)
 
 
 def write_micrograph(
@@ -246,12 +298,7 @@ def write_micrograph(
     """Write report and TIFF files of a posterior; files show the camera's field, in electrons per latent pixel."""
     from sciinstruct.datasets.posterior_tiff import write_posterior_tiff, write_samples_tiff
 
-    rows, columns = exposure.seen
-    seen = Posterior(
-        exposure.scale * exposure.crop(posterior.samples),
-        {"y": _cut(posterior.coordinates["y"], rows), "x": _cut(posterior.coordinates["x"], columns)},
-        {**posterior.attributes, "unit": "photo-electrons per pixel"},
-    )
+    seen = in_electrons(posterior, exposure)
     options = {} if optics is None else {"optics": {k: v for k, v in vars(optics).items() if v is not None}}
     write_posterior_tiff(seen, folder / SUMMARY, **options)
     write_samples_tiff(seen, folder / SAMPLES, **options)
