@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,33 @@ class AmortizedPPM:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.anneal_share < 1:
             raise ValueError(f"anneal_share must lie in [0, 1), got {self.anneal_share}")
+
+    @classmethod
+    def for_images(cls, steps: int = 1000, **settings: Any) -> "AmortizedPPM":
+        """Settings for images and the built-in networks, measured on 16x16 mixtures of fields.
+
+        They start near the answer, so that the steps are small, the auxiliary denoiser is given time to follow, and
+        there is no annealing: it finds modes, which the heads have from the start, and shrinks what is spread.
+
+        Parameters
+        ----------
+        steps : int
+            Generator steps.
+        settings
+            Any other than these.
+        """
+        chosen: dict[str, Any] = {
+            "batch": 16,
+            "auxiliary_batch": 64,
+            "warmup": 50,
+            "learning_rate": 1e-4,
+            "auxiliary_rate": 1e-3,
+            "anneal_share": 0.0,
+            "width": 16,
+            "blocks": 1,
+            "average_width": 0.1,
+        }
+        return cls(**{"steps": steps, **chosen, **settings})
 
     def train(
         self,

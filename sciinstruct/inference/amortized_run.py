@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sciinstruct.core import Denoiser, SolverError, randn_like
+from sciinstruct.core import Denoiser, SolverError
 from sciinstruct.diffusion.ema import EMA
-from sciinstruct.divergences import Divergence, Levels, Terms
+from sciinstruct.divergences import Divergence
+from sciinstruct.inference.amortized_loss import Cost, Levelled, matching_cost
 from sciinstruct.inference.conditional import ConditionalGenerator
 from sciinstruct.inference.simulator import Simulator
 from sciinstruct.inference.validation import Validation
@@ -138,38 +139,26 @@ class AmortizedRun:
         y = self._measure(self.settings.batch)
         heads = self.network.draw(y, self.generator)
         x, each = heads.x.flatten(0, 1), y.repeat_interleave(self.network.n_heads, 0)
-        prior = self._prior_terms(x, each, lo)
-        smooth = x + self.smin * randn_like(x, self.generator)
-        data = -self.law.log_prob(each, self.prior.to_physical(smooth))
-        self._check("prior", prior.loss)
-        self._check("data", data)
+        cost = self._cost(x, each, lo)
+        self._check("prior", cost.prior)
+        self._check("data", cost.data)
         pi = heads.log_weights.exp()
         self.optimiser.zero_grad()
-        _expect(pi, _halves(prior.loss) + data).backward()
+        loss = _expect(pi, cost.prior + cost.data)
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self._check("gradient", norm)
         _descend(self.optimiser, rate)
         self.average.update(self.network)
-        values = {"kl": _halves(prior.weight * prior.gap), "projection": _halves(prior.weight * prior.projection)} | {
-            "data": data
-        }
-        return {name: float(_expect(pi, v).detach()) for name, v in values.items()} | {"gradient_norm": float(norm)}
+        values = {"kl": cost.kl, "projection": cost.projection, "data": cost.data}
+        info = {name: float(_expect(pi, v).detach()) for name, v in values.items()}
+        return info | {"objective": float(loss.detach()), "gradient_norm": float(norm)}
 
-    def _prior_terms(self, x: Tensor, y: Tensor, lo: float) -> Terms:
-        """Terms of KL(q || p) at every image, (2 B,), with noise of both signs.
-
-        Most of the estimate's noise is odd in the noise added, and cancels.
-        """
+    def _cost(self, x: Tensor, y: Tensor, lo: float) -> Cost:
         self.auxiliary.requires_grad_(False)
-        levels = _KL.levels.sample(len(x), lo, self.smax, generator=self.generator, like=x.detach())
-        noise, twice = randn_like(x, self.generator), torch.cat([y, y])
-        return _KL.evaluate(
-            torch.cat([x, x]),
-            torch.cat([noise, -noise]),
-            Levels(levels.sigma.repeat(2), levels.weight.repeat(2)),
-            self.prior.denoise,
-            lambda v, s: self._student(v, s, twice),
-        )
+        reference = getattr(self.auxiliary, "reference", None) if self.settings.auxiliary_sees_y else None
+        levels = Levelled(lo, self.smax, self.smin)
+        return matching_cost(x, y, self.law, self.prior, self._student, reference, levels, self.generator)
 
     def _check(self, name: str, value: Tensor) -> None:
         if not torch.isfinite(value).all():
@@ -232,11 +221,6 @@ class AmortizedRun:
 def _expect(pi: Tensor, values: Tensor) -> Tensor:
     """Mean over measurements of the expectation over heads; `pi` (B, K), `values` (B K,)."""
     return (pi * values.reshape(pi.shape)).sum(1).mean()
-
-
-def _halves(values: Tensor) -> Tensor:
-    """Mean of the two halves of a batch, (2 B,) -> (B,)."""
-    return values.reshape(2, -1).mean(0)
 
 
 def _descend(optimiser: torch.optim.Optimizer, rate: float) -> None:

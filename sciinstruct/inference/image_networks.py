@@ -127,6 +127,11 @@ class ImageAuxiliary(nn.Module):
         maps = start.field.spread(examples[:1]).shape[1]
         self.network = _make_unet(shape, 7 * shape[0] + maps, 3 * shape[0], width, blocks)
 
+    @property
+    def reference(self) -> ImagePosterior:
+        """Whose terms are known in closed form: they take most of the noise out of the generator's gradient."""
+        return self.start
+
     def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
         """Denoise (B, C, H, W) at sigma (B,) given y (B, *range_shape)."""
         start, s = self.start, expand_sigma(sigma, x)

@@ -116,15 +116,35 @@ class ImagePosterior(nn.Module):
 
     def denoise(self, x: Tensor, denoised: Tensor, sigma: Tensor, y: Tensor) -> Denoised:
         """Denoise x (B, C, H, W) at sigma (B,) given y, without the prior's denoised image and with it."""
+        each, updated, logits, evidence = self._conditioned(x, sigma, y)
+        weights = (logits + evidence).softmax(1)
+        moved = denoised + _average(weights - logits.softmax(1), each)
+        pulled = self.instrument.weighted(self.instrument.misfit(moved, y), y)
+        own = _average(weights, updated)
+        return Denoised(own, moved + self.field.shrink(pulled, y, sigma))
+
+    def prior_denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoiser of the mixture without data."""
+        each, logits = self._components(x, sigma)
+        return _average(logits.softmax(1), each)
+
+    def posterior_denoise(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        """Denoiser of the mixture given y: `denoise`'s own."""
+        each, updated, logits, evidence = self._conditioned(x, sigma, y)
+        return _average((logits + evidence).softmax(1), updated)
+
+    def log_evidence(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        """Log p(y | x) of the mixture for x (B, C, H, W) noisy at sigma (B,), up to what does not depend on x, (B,)."""
+        _, _, logits, evidence = self._conditioned(x, sigma, y)
+        return (logits + evidence).logsumexp(1) - logits.logsumexp(1)
+
+    def _conditioned(self, x: Tensor, sigma: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Components' denoised images before and after y, their log-weights, and their evidences."""
         each, logits = self._components(x, sigma)
         k = len(self.means)
         rows, sigmas = y.repeat_interleave(k, 0), sigma.repeat_interleave(k, 0)
         updated, evidence = self._update(each.flatten(0, 1), rows, sigmas)
-        weights = (logits + evidence.reshape(logits.shape)).softmax(1)
-        moved = denoised + _average(weights - logits.softmax(1), each)
-        pulled = self.instrument.weighted(self.instrument.misfit(moved, y), y)
-        own = _average(weights, updated.reshape(each.shape))
-        return Denoised(own, moved + self.field.shrink(pulled, y, sigma))
+        return each, updated.reshape(each.shape), logits, evidence.reshape(logits.shape)
 
     def _components(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Denoised image of x under every component (B, K, C, H, W), and their log-weights given x (B, K)."""
