@@ -13,10 +13,11 @@ from sciinstruct.core import expand_sigma
 from sciinstruct.diffusion.edm import resolve_precision
 from sciinstruct.diffusion.unet import UNet, UNetConfig
 from sciinstruct.inference.conditional import ConditionalGenerator, Heads
-from sciinstruct.inference.image_posterior import ImagePosterior
+from sciinstruct.inference.image_posterior import ImagePosterior, Means
 
 _COARSEST = 8  # pixels on a side at which the U-Net stops halving
 _LEVELS = 4
+_AT_ONCE = 2**20  # numbers in the images of one pass
 
 
 def _make_unet(shape: tuple[int, ...], inputs: int, outputs: int, width: int, blocks: int) -> UNet:
@@ -67,23 +68,43 @@ class ImageGenerator(ConditionalGenerator):
 
     def forward(self, y: Tensor, z: Tensor) -> Heads:
         """One draw per head."""
-        k, start, shape = self.n_heads, self.start, self.event_shape
-        means = start.posterior_means(y)
-        rows, mean = y.repeat_interleave(k, 0), means.x.flatten(0, 1)
-        white, extra = z.flatten(0, 1).split((start.field.latents, z.shape[-1] - start.field.latents), 1)
-        x = mean + start.field.draw(rows, white)
-        pull = start.field.shrink(start.instrument.weighted(start.instrument.misfit(x, rows), rows), rows)
-        prior_mean = start.means.repeat(len(y), 1, 1, 1)
-        seen = [(image - start.centre) / start.sd for image in (mean, x, prior_mean)]
-        maps = start.field.spread(rows)
-        image = white[:, : start.means[0].numel()].reshape(x.shape)
-        inputs = torch.cat([*seen, pull / start.sd, image, maps, extra.reshape(-1, *self.noise_shape)], 1)
+        k, means = self.n_heads, self.start.posterior_means(y)
+        rows, component = y.repeat_interleave(k, 0), torch.arange(k, device=y.device).repeat(len(y))
+        x = self._bend(rows, means.x.flatten(0, 1), component, z.flatten(0, 1))
+        return Heads(x.unflatten(0, (len(y), k)), self._log_weights(y, means))
+
+    def sample(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """One image per measurement; only the head that was drawn is run, and not too many images at once."""
+        most = max(1, _AT_ONCE // torch.Size(self.event_shape).numel())
+        return torch.cat([self._sample(rows, generator) for rows in y.split(most)])
+
+    def _sample(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        means = self.start.posterior_means(y)
+        component = torch.multinomial(self._log_weights(y, means).detach().exp(), 1, generator=generator)[:, 0]
+        z = torch.randn(len(y), *self.latent_shape, generator=generator, dtype=means.x.dtype, device=y.device)
+        return self._bend(y, means.x[torch.arange(len(y), device=y.device), component], component, z)
+
+    def _log_weights(self, y: Tensor, means: Means) -> Tensor:
+        """Log-probabilities of the heads, (B, K)."""
+        if self.judge is None:
+            return means.log_weights
+        start, images = self.start, means.x.flatten(0, 1)
+        seen = [(image - start.centre) / start.sd for image in (images, start.means.repeat(len(y), 1, 1, 1))]
+        inputs = torch.cat([*seen, start.field.spread(y).repeat_interleave(self.n_heads, 0)], 1)
+        return (means.log_weights + self.judge(inputs).reshape(means.log_weights.shape)).log_softmax(1)
+
+    def _bend(self, y: Tensor, mean: Tensor, component: Tensor, z: Tensor) -> Tensor:
+        """Draws of the given components (B,), bent by the network."""
+        start = self.start
+        white, extra = z.split((start.field.latents, z.shape[1] - start.field.latents), 1)
+        x = mean + start.field.draw(y, white)
+        pull = start.field.shrink(start.instrument.weighted(start.instrument.misfit(x, y), y), y)
+        image = white[:, : torch.Size(self.event_shape).numel()].reshape(x.shape)
+        seen = [(picture - start.centre) / start.sd for picture in (mean, x, start.means[component])]
+        noise = extra.reshape(-1, *self.noise_shape)
+        inputs = torch.cat([*seen, pull / start.sd, image, start.field.spread(y), noise], 1)
         shift, gain = _run(self.network, inputs, x.new_zeros(len(x))).chunk(2, 1)
-        x = x + start.field.soften(shift + gain * image, rows)
-        logits = means.log_weights
-        if self.judge is not None:
-            logits = logits + self.judge(torch.cat([seen[0], seen[2], maps], 1)).reshape(len(y), k)
-        return Heads(x.reshape(len(y), k, *shape), logits.log_softmax(1))
+        return x + start.field.soften(shift + gain * image, y)
 
 
 class _Judge(nn.Module):
@@ -94,9 +115,8 @@ class _Judge(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Conv2d(width, width, 3, padding=1)
         )
-        self.leave = nn.Linear(width, 1)
-        for parameter in self.leave.parameters():
-            nn.init.zeros_(parameter)
+        self.leave = nn.Linear(width, 1, bias=False)  # a common shift of all heads would change nothing
+        nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, 1)."""
