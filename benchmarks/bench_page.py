@@ -24,8 +24,8 @@ ABOUT = f"""\
 # The bench: every solver on every exact problem
 
 `python -m benchmarks.bench --draws {{draws}}`: problems of `sciinstruct.priors.problems`, seeds from {{first}}, the
-exact denoiser for all. 'exact' is as many draws of the posterior itself: the sampling floor. Rows named deepinv are that
-package's samplers on the same problems, with the same denoiser, in the same run.
+exact denoiser for all. 'exact' is as many draws of the posterior itself: the sampling floor. Rows named deepinv are
+that package's samplers on the same problems, with the same denoiser, in the same run.
 
 Settings are below, none for a single draw. Every baseline has one setting for all problems. PPM has two, one for two
 parameters and one for images, chosen on seeds below 100. Annealed Langevin, PnP-DM and RLSD chose theirs on seeds 100

@@ -1,8 +1,8 @@
 """Simulated wide-field exposures of microtubules: what posterior samples recover, beside Richardson-Lucy at its best.
 
-Run ``python -m benchmarks.microscopy_recovery`` from the root of a checkout. Every exposure (light level, seed) is a line
-of docs/benchmarks/microscopy_recovery.jsonl; an interrupted run goes on where it stopped. ``--table`` prints the table
-of what is there and writes it beside the lines.
+Run ``python -m benchmarks.microscopy_recovery`` from the root of a checkout. Every exposure (light level, seed) is a
+line of docs/benchmarks/microscopy_recovery.jsonl; an interrupted run goes on where it stopped. ``--table`` prints the
+table of what is there and writes it beside the lines.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def one_exposure(photons: float, seed: int, tile: Prior) -> dict[str, Any]:
 def table(records: list[dict[str, Any]]) -> str:
     """Means over exposures, one line per light level."""
     lines = [
-        "| photons | exposures | PSNR, dB | best Richardson-Lucy | gain | 50 % covers | 90 % covers | sd edge/ridge | χ² |",
+        "| photons | exposures | PSNR, dB | best Richardson-Lucy | gain | 50 % hold | 90 % hold | sd edge/ridge | χ² |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for photons in sorted({r["photons"] for r in records}):
