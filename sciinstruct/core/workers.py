@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from sciinstruct.core.errors import SciinstructError
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -46,11 +48,16 @@ def map_as_done(
     ------
     Result
         In any order. The first error ends the loop; what was not begun is not begun then.
+
+    Raises
+    ------
+    SciinstructError
+        If the cluster's workers die of an item.
     """
     if client is None:
         yield from map(function, items)
         return
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     waiting, held = iter(items), set()
     arriving = as_completed(loop=client.loop)
@@ -70,5 +77,9 @@ def map_as_done(
             future.release()
             fill()
             yield result
+    except KilledWorker as error:
+        raise SciinstructError(
+            f"workers died at the same work again and again, of memory most likely: {error}"
+        ) from error
     finally:
         client.cancel(list(held))

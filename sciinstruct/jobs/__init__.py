@@ -10,6 +10,8 @@ from sciinstruct.jobs.reconstruction import (
     reconstruct_observation,
     reconstruct_uvfits,
 )
+from sciinstruct.jobs.stack import StackResult, reconstruct_stack
+from sciinstruct.jobs.stack_plane import plane_seed
 from sciinstruct.jobs.training import train_from
 
 __all__ = [
@@ -17,13 +19,16 @@ __all__ = [
     "Exposure",
     "JobResult",
     "MicrographResult",
+    "StackResult",
     "calibrate_files",
     "calibrate_solver",
     "demo",
     "expose",
     "interferometry_problem",
+    "plane_seed",
     "reconstruct_micrograph",
     "reconstruct_observation",
+    "reconstruct_stack",
     "reconstruct_uvfits",
     "train_from",
 ]

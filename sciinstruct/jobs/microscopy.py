@@ -211,6 +211,8 @@ def frame_problem(
     reach = psf_reach(optics, pixel_um / factor)
     psf = pixel_spread(optics, pixel_um / factor, (2 * reach + 1, 2 * reach + 1))
     keep = ~camera.saturated(counts)
+    if not bool(keep.any()):
+        raise ValueError(f"every pixel of {name} is saturated: expose it shorter, or check the camera's saturation")
     exposure = expose(
         camera.to_electrons(counts),
         psf,
