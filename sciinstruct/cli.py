@@ -11,7 +11,7 @@ import typer
 from sciinstruct import SciinstructError, __version__
 
 if TYPE_CHECKING:
-    from sciinstruct.jobs import CalibrationResult, JobResult, MicrographResult
+    from sciinstruct.jobs import CalibrationResult, JobResult, MicrographResult, StackResult
     from sciinstruct.operators.microscopy import Camera, Optics
 
 app = typer.Typer(
@@ -97,7 +97,19 @@ def demo(
 
 _PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 _OF_SKIES = ("flux", "systematic", "snr_min", "terms")
-_OF_MICROGRAPHS = ("na", "wavelength", "pixel", "index", "offset", "conversion", "read", "background", "plane")
+_OF_MICROGRAPHS = (
+    "na",
+    "wavelength",
+    "pixel",
+    "index",
+    "offset",
+    "conversion",
+    "read",
+    "background",
+    "plane",
+    "all_planes",
+    "workers",
+)
 
 
 @app.command()
@@ -124,6 +136,13 @@ def reconstruct(
     plane: Annotated[
         list[str] | None, typer.Option(help="Micrographs: which plane of a stack, as C=0; may be repeated.")
     ] = None,
+    all_planes: Annotated[
+        bool,
+        typer.Option("--all-planes", help="Micrographs: every plane, or all that --plane leaves, into a Zarr store."),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes for --all-planes; more than 0 needs Dask. Same numbers.")
+    ] = 0,
     flux: Annotated[float, typer.Option(min=0.0, help="Skies: compact flux in Jy; closures do not see it.")] = 0.6,
     systematic: Annotated[
         float, typer.Option(min=0.0, help="Skies: fraction of each amplitude added to the noise: the noise budget.")
@@ -157,18 +176,23 @@ def reconstruct(
             _announce(jobs.reconstruct_uvfits(file, out, prior=prior, n_samples=samples, **data, **how))  # type: ignore[arg-type]
             return
         _refuse(context, _OF_SKIES, "a micrograph")
-        result = jobs.reconstruct_micrograph(
-            file,
-            out,
-            _optics(na, wavelength, index),
-            pixel_um=None if pixel is None else pixel / 1000,
-            camera=_camera(offset, conversion, read),
-            background=background,
-            prior=prior or "cells-64",
-            planes=_planes(plane or []),
-            n_samples=samples or 64,
-            **how,  # type: ignore[arg-type]
-        )
+        microscope = _optics(na, wavelength, index)
+        data = {
+            "pixel_um": None if pixel is None else pixel / 1000,
+            "camera": _camera(offset, conversion, read),
+            "background": background,
+            "prior": prior or "cells-64",
+            "planes": _planes(plane or []),
+        }
+        if all_planes:
+            with jobs.local_cluster(workers) as client:
+                stack = jobs.reconstruct_stack(
+                    file, out, microscope, n_samples=samples or 32, client=client, **data, **how
+                )  # type: ignore[arg-type]
+            _announce_stack(stack)
+            return
+        _refuse(context, ("workers",), "one plane")
+        result = jobs.reconstruct_micrograph(file, out, microscope, n_samples=samples or 64, **data, **how)  # type: ignore[arg-type]
         _announce(result)
         typer.echo(f"images: {result.summary} (mean, sd, quantiles), {result.samples}")
 
@@ -342,6 +366,16 @@ def _announce(result: "JobResult | MicrographResult") -> None:
         console.print(f"[red]warning:[/red] {warning}", highlight=False)
     console.print(f"{len(result.posterior.samples)} samples in {result.seconds:.0f} s", highlight=False)
     typer.echo(f"report: {result.report.html}")
+
+
+def _announce_stack(result: "StackResult") -> None:
+    """Say which planes have no result, and where the others lie."""
+    for plane, reason in result.failed.items():
+        where = ", ".join(f"{axis}={i}" for axis, i in zip("TCZ", plane))
+        typer.echo(f"no result for plane {where}: {' '.join(reason.split())}", err=True)
+    done = len(result.planes) - len(result.failed)
+    typer.echo(f"{done} of {len(result.planes)} planes in {result.seconds:.0f} s")
+    typer.echo(f"images: {result.store} (mean, sd, quantiles)")
 
 
 def _announce_verdict(result: "CalibrationResult") -> None:

@@ -12,6 +12,7 @@ from sciinstruct.jobs.reconstruction import (
 )
 from sciinstruct.jobs.stack import StackResult, reconstruct_stack
 from sciinstruct.jobs.stack_plane import plane_seed
+from sciinstruct.jobs.surroundings import local_cluster
 from sciinstruct.jobs.training import train_from
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "demo",
     "expose",
     "interferometry_problem",
+    "local_cluster",
     "plane_seed",
     "reconstruct_micrograph",
     "reconstruct_observation",

@@ -1,8 +1,6 @@
 """Is it calibrated? Samples that somebody brings, or a solver on problems whose truths are known."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +9,9 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import Callback, InverseProblem, LinearOperator, Posterior, SciinstructError, Solver
-from sciinstruct.jobs.surroundings import writable_folder
+from sciinstruct.jobs.surroundings import local_cluster, writable_folder
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from sciinstruct.calibration import CalibrationReport
     from sciinstruct.calibration.study_report import StudyPaths
 
@@ -159,7 +155,7 @@ def calibrate_solver(
         raise SciinstructError(f"no solver {solver!r}; there are {', '.join(name for name, _ in known.values())}")
     name, chosen = known[_plain(solver)]
     folder, title = writable_folder(out), f"{name} on {problem}"
-    with _cluster(workers) as client:
+    with local_cluster(workers) as client:
         run = run_study(
             chosen,
             PROBLEMS[problem],
@@ -176,20 +172,3 @@ def calibrate_solver(
 
 def _plain(name: str) -> str:
     return name.replace("-", "").replace("_", "").casefold()
-
-
-@contextlib.contextmanager
-def _cluster(workers: int) -> "Iterator[Client | None]":
-    """A local Dask cluster of one-threaded processes, or None."""
-    if not workers:
-        yield None
-        return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise SciinstructError("workers need Dask: pip install 'sciinstruct[multi]'") from error
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client

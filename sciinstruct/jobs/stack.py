@@ -128,8 +128,6 @@ def reconstruct_stack(
 
     Raises
     ------
-    ModuleNotFoundError
-        If Zarr or Dask is not installed: ``pip install 'sciinstruct[multi]'``.
     FileFormatError
         If the file is missing, damaged or foreign, or gives no pixel size and you gave none.
     ValueError
@@ -137,7 +135,8 @@ def reconstruct_stack(
     PriorError
         If the prior's pixel does not fit the camera's.
     SciinstructError
-        If there is nothing to resume, it was made with other settings, or no plane at all could be solved.
+        If there is nothing to resume, it was made with other settings, no plane at all could be solved, or Zarr or Dask
+        is not installed (``pip install 'sciinstruct[multi]'``).
     OutputError
         If `out` cannot be written or holds another run's store; what was written stays.
 
@@ -216,7 +215,7 @@ def _begin(
     from sciinstruct.datasets.posterior_tiff import STATISTICS
 
     if not resume and work.store.exists():
-        raise OutputError(f"{work.store} holds the planes of a run: go on with it by resuming, or take another folder")
+        raise OutputError(f"{work.store} holds the planes of a run: go on with it (--resume), or take another folder")
     record = claim(folder, settings, resume, RECORD)
     record.touch()
     if not work.store.exists():

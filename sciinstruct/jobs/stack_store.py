@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sciinstruct.core import OutputError, atomic_path
+from sciinstruct.core import OutputError, SciinstructError, atomic_path
 
 STORE, RECORD = "posterior.zarr", "planes.jsonl"
 AXES = ("T", "C", "Z")
@@ -46,12 +46,12 @@ class PlaneRecord:
 
 
 def need_zarr() -> None:
-    """Raise ModuleNotFoundError, saying what to install, if Zarr or Dask is missing."""
+    """Raise SciinstructError, saying what to install, if Zarr or Dask is missing."""
     for module in ("zarr", "dask.array"):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
+            raise SciinstructError(
                 "a stack's results go into a Zarr store, which needs Zarr and Dask: pip install 'sciinstruct[multi]'"
             ) from error
 

@@ -1,14 +1,18 @@
 """What a job checks and keeps around its work: output folder, device, settings to resume with."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sciinstruct.core import OutputError, SciinstructError, atomic_path
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CHECKPOINT = "run.ckpt.pt"
 SETTINGS = "run.json"
@@ -39,6 +43,23 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise SciinstructError(f"device {name!r} cannot be used here ({reason}); 'cpu' always works") from error
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int) -> "Iterator[Client | None]":
+    """A local Dask cluster of one-threaded processes, or None for no workers; raises SciinstructError without Dask."""
+    if not workers:
+        yield None
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise SciinstructError("workers need Dask: pip install 'sciinstruct[multi]'") from error
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
 
 
 def claim(folder: Path, settings: Mapping[str, Any], resume: bool, name: str = CHECKPOINT) -> Path:

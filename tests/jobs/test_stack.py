@@ -274,7 +274,7 @@ def test_what_cannot_work_is_said_before_work_begins(stack, cells, tmp_path, mon
         solve(stack, tmp_path / "out", cells, planes={"C": 0})
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "zarr", None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'sciinstruct\[multi\]'"):
+        with pytest.raises(SciinstructError, match=r"pip install 'sciinstruct\[multi\]'"):
             solve(stack, tmp_path / "out", cells)
     assert not (tmp_path / "out" / STORE).exists()
 
@@ -292,3 +292,23 @@ def test_a_store_that_cannot_be_written_is_no_fault_of_the_plane(stack, cells, t
             solve(stack, tmp_path, cells, resume=True)
     assert len((tmp_path / RECORD).read_text().splitlines()) == 1
     assert not solve(stack, tmp_path, cells, resume=True).failed
+
+
+def test_the_command_line_maps_a_stack(stack, cells, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from sciinstruct.cli import app
+    from sciinstruct.jobs import stack_plane
+
+    monkeypatch.setattr(stack_plane, "default_solver", lambda exposure: QUICK)
+
+    def run(*arguments):
+        told = ("--na", 1.4, "--wavelength", 525, "--prior", cells, "--out", tmp_path / "out", "--samples", 2, "-q")
+        return CliRunner().invoke(app, ["reconstruct", *map(str, (stack, *told, *arguments))])
+
+    assert run("--plane", "T=0", "--plane", "Z=0", "--workers", 2).exit_code == 2
+    camera = ("--offset", 100, "--conversion", 0.46)
+    result = run("--all-planes", "--plane", "Z=1", *camera)
+    assert result.exit_code == 0 and "2 of 2 planes" in result.output and STORE in result.output
+    again = run("--all-planes", *camera)
+    assert again.exit_code == 1 and "--resume" in again.output
