@@ -59,7 +59,8 @@ def map_as_done(
         return
     from distributed import KilledWorker, as_completed
 
-    waiting, held = iter(items), set()
+    waiting = iter(items)
+    held: set[Any] = set()
     arriving = as_completed(loop=client.loop)
 
     def fill() -> None:

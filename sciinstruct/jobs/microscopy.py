@@ -124,7 +124,7 @@ def reconstruct_micrograph(
     camera_pixel = camera_pixel_of(frame, pixel_um, source)
     loaded = priors.load(prior).to(where)
     factor = choose_factor(camera_pixel, prior_pixel(loaded, prior))
-    options = {"camera": camera, "background": background, "scale": scale, "name": source.name}
+    options: dict[str, Any] = {"camera": camera, "background": background, "scale": scale, "name": source.name}
     exposure, told = frame_problem(frame, optics, camera_pixel, factor, loaded, **options)
     settings = {
         "file": source.name,
