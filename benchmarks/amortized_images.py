@@ -104,7 +104,7 @@ def study(name: str, heads: list[int], steps: int, folder: Path, measurements: i
     table = {"exact": summarise([exact_draws(*pair) for pair in pairs], floors)}
     curves = {}
     for k in heads:
-        for label, count in (("start", 0), ("trained", steps)):
+        for label, count in {"start": 0, "trained": steps}.items() if steps else [("start", 0)]:
             made = train(name, k, count, folder)
             table[f"{label}, {k} heads"] = summarise([meet(made, *pair) for pair in pairs], floors)
         curves[k] = {"training_seconds": made.attributes["seconds"], **made.diagnostics}
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--problems", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--heads", nargs="+", type=int, default=list(HEADS))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=250, help="of the training; 0 leaves it out")
     parser.add_argument("--measurements", type=int, default=8)
     parser.add_argument("--ppm", type=int, default=4, help="measurements that PPM meets too")
     arguments = parser.parse_args()

@@ -109,7 +109,7 @@ class AmortizedPPM:
             "batch": 16,
             "auxiliary_batch": 64,
             "warmup": 50,
-            "learning_rate": 1e-4,
+            "learning_rate": 5e-4,
             "auxiliary_rate": 1e-3,
             "anneal_share": 0.0,
             "width": 16,
@@ -223,7 +223,7 @@ class AmortizedPPM:
         start = ImagePosterior.fit(prior, law, draws, seen, self.heads, g)
         channels = self.latents if self.latents is not None else _NOISE_IMAGES
         generator = ImageGenerator(start, seen, channels, self.width, self.blocks)
-        return generator, ImageAuxiliary(start, seen, self.width, self.blocks)
+        return generator, ImageAuxiliary(generator, seen, self.width, self.blocks)
 
     def _loop(
         self,

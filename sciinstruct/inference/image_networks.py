@@ -17,6 +17,7 @@ from sciinstruct.inference.image_posterior import ImagePosterior, Means
 
 _COARSEST = 8  # pixels on a side at which the U-Net stops halving
 _LEVELS = 4
+_QUICK = 5.0  # how much faster than pixels log-probabilities learn: they are few, and far off where pixels are not
 _AT_ONCE = 2**20  # numbers in the images of one pass
 
 
@@ -38,10 +39,11 @@ def _run(network: nn.Module, x: Tensor, c_noise: Tensor) -> Tensor:
 
 
 class ImageGenerator(ConditionalGenerator):
-    r"""Heads :math:`x = \mu_k(y) + L_y [z + a + b \odot z]` with a, b from a U-Net of :math:`(\mu_k, x_0, m_k, r, z)`.
+    r"""Heads :math:`x = \mu_k(y) + L_y [s_k + z + a + b \odot z]`, with a and b from a U-Net.
 
     :math:`\mu_k` and :math:`L_y` are mean and root covariance of `ImagePosterior`, one head per component;
-    :math:`x_0 = \mu_k + L_y z` is its draw, r its misfit taken back to the image. The U-Net starts at zero.
+    :math:`x_0 = \mu_k + L_y z` is its draw, r its misfit taken back to the image: the U-Net sees both.
+    It starts at zero, as do the images s_k and the corrections to the heads' probabilities.
 
     Parameters
     ----------
@@ -64,14 +66,15 @@ class ImageGenerator(ConditionalGenerator):
         maps = start.field.spread(examples[:1]).shape[1]
         c = self.event_shape[0]
         self.network = _make_unet(self.event_shape, 5 * c + channels + maps, 2 * c, width, blocks)
-        self.judge = _Judge(2 * self.event_shape[0] + maps, width) if self.n_heads > 1 else None
+        self.place = nn.Parameter(torch.zeros_like(start.means))
+        self.judge = _Judge(start.means.shape, 2 * c + maps, width) if self.n_heads > 1 else None
 
     def forward(self, y: Tensor, z: Tensor) -> Heads:
         """One draw per head."""
         k, means = self.n_heads, self.start.posterior_means(y)
         rows, component = y.repeat_interleave(k, 0), torch.arange(k, device=y.device).repeat(len(y))
         x = self._bend(rows, means.x.flatten(0, 1), component, z.flatten(0, 1))
-        return Heads(x.unflatten(0, (len(y), k)), self._log_weights(y, means))
+        return Heads(x.unflatten(0, (len(y), k)), self.log_weights(y, means))
 
     def sample(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """One image per measurement; only the head that was drawn is run, and not too many images at once."""
@@ -80,18 +83,19 @@ class ImageGenerator(ConditionalGenerator):
 
     def _sample(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         means = self.start.posterior_means(y)
-        component = torch.multinomial(self._log_weights(y, means).detach().exp(), 1, generator=generator)[:, 0]
+        component = torch.multinomial(self.log_weights(y, means).detach().exp(), 1, generator=generator)[:, 0]
         z = torch.randn(len(y), *self.latent_shape, generator=generator, dtype=means.x.dtype, device=y.device)
         return self._bend(y, means.x[torch.arange(len(y), device=y.device), component], component, z)
 
-    def _log_weights(self, y: Tensor, means: Means) -> Tensor:
-        """Log-probabilities of the heads, (B, K)."""
+    def log_weights(self, y: Tensor, means: Means) -> Tensor:
+        """Log-probabilities of the heads given y and what the start says of it, (B, K)."""
         if self.judge is None:
             return means.log_weights
-        start, images = self.start, means.x.flatten(0, 1)
-        seen = [(image - start.centre) / start.sd for image in (images, start.means.repeat(len(y), 1, 1, 1))]
-        inputs = torch.cat([*seen, start.field.spread(y).repeat_interleave(self.n_heads, 0)], 1)
-        return (means.log_weights + self.judge(inputs).reshape(means.log_weights.shape)).log_softmax(1)
+        start, k = self.start, self.n_heads
+        moved = (means.x - start.means) / start.sd
+        centred = ((start.means - start.centre) / start.sd).expand_as(moved)
+        maps = start.field.spread(y)[:, None].expand(-1, k, -1, -1, -1)
+        return (means.log_weights + self.judge(moved, torch.cat([moved, centred, maps], 2))).log_softmax(1)
 
     def _bend(self, y: Tensor, mean: Tensor, component: Tensor, z: Tensor) -> Tensor:
         """Draws of the given components (B,), bent by the network."""
@@ -104,23 +108,29 @@ class ImageGenerator(ConditionalGenerator):
         noise = extra.reshape(-1, *self.noise_shape)
         inputs = torch.cat([*seen, pull / start.sd, image, start.field.spread(y), noise], 1)
         shift, gain = _run(self.network, inputs, x.new_zeros(len(x))).chunk(2, 1)
-        return x + start.field.soften(shift + gain * image, y)
+        return x + start.field.soften(self.place[component] + shift + gain * image, y)
 
 
 class _Judge(nn.Module):
-    """Correction to the log-probability of a head, from what is known about it; starts at zero."""
+    """Correction to the log-probability of each head, from what the data moved it by; starts at zero.
 
-    def __init__(self, inputs: int, width: int) -> None:
+    A template per head is what an error of a component's mean calls for; a convolutional network is for the rest.
+    """
+
+    def __init__(self, shape: torch.Size, inputs: int, width: int) -> None:
         super().__init__()
+        self.template, self.bias = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape[0]))
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Conv2d(width, width, 3, padding=1)
         )
-        self.leave = nn.Linear(width, 1, bias=False)  # a common shift of all heads would change nothing
+        self.leave = nn.Linear(width, 1, bias=False)
         nn.init.zeros_(self.leave.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, 1)."""
-        return self.leave(F.silu(self.layers(x)).mean((2, 3)))
+    def forward(self, moved: Tensor, seen: Tensor) -> Tensor:
+        """(B, K, C, H, W) and (B, K, inputs, H, W) -> (B, K)."""
+        linear = (self.template * moved).flatten(2).sum(2) + self.bias
+        bent = self.leave(F.silu(self.layers(seen.flatten(0, 1))).mean((2, 3)))
+        return _QUICK * (linear + bent.reshape(linear.shape))
 
 
 class ImageAuxiliary(nn.Module):
@@ -129,20 +139,25 @@ class ImageAuxiliary(nn.Module):
     :math:`D_0` is the denoiser of `ImagePosterior`, :math:`D_1` the prior's corrected by the data, where matching is to
     lead. w is the whitened distance of x from the posterior mean, L the root of the covariance that data and noise
     leave. a, b and c are images from a U-Net that starts at zero: by the gain b alone the denoiser can follow a
-    generator that grows wider or narrower, which is what calibration hangs on.
+    generator that grows wider or narrower, which is what calibration hangs on. The probabilities of the generator's
+    heads are known and not learned twice: a denoiser that followed them late would let them run away.
 
     Parameters
     ----------
-    start : ImagePosterior
+    generator : ImageGenerator
+        Whose law this is to follow; not trained with it.
     examples : Tensor, shape (n, *range_shape)
         Measurements, at least one.
     width, blocks : int
         As of `ImageGenerator`.
     """
 
-    def __init__(self, start: ImagePosterior, examples: Tensor, width: int, blocks: int) -> None:
+    generator: ImageGenerator
+
+    def __init__(self, generator: ImageGenerator, examples: Tensor, width: int, blocks: int) -> None:
         super().__init__()
-        self.start = start
+        object.__setattr__(self, "generator", generator)  # not a submodule: not trained, not part of the state
+        self.start = start = generator.start
         shape = tuple(start.means.shape[1:])
         maps = start.field.spread(examples[:1]).shape[1]
         self.network = _make_unet(shape, 7 * shape[0] + maps, 3 * shape[0], width, blocks)
@@ -156,10 +171,11 @@ class ImageAuxiliary(nn.Module):
         """Denoise (B, C, H, W) at sigma (B,) given y (B, *range_shape)."""
         start, s = self.start, expand_sigma(sigma, x)
         prior = start.instrument.prior.denoise(x, sigma)
-        own, led = start.denoise(x, prior, sigma, y)
         with torch.no_grad():
             means = start.posterior_means(y)
-            mean = (means.log_weights.exp()[:, :, None, None, None] * means.x).sum(1)
+            log_weights = self.generator.log_weights(y, means)
+            mean = (log_weights.exp()[:, :, None, None, None] * means.x).sum(1)
+        own, led = start.denoise(x, prior, sigma, y, log_weights - means.log_weights)
         total = (s.square() + start.sd.square()).sqrt()
         scale = s * start.sd / total
         white = start.field.whiten(x - mean, y, sigma)

@@ -114,10 +114,13 @@ class ImagePosterior(nn.Module):
         square = (weighted.conj() * misfit).real.flatten(1).sum(1)
         return x + step, -0.5 * (square - (pulled * step).flatten(1).sum(1))
 
-    def denoise(self, x: Tensor, denoised: Tensor, sigma: Tensor, y: Tensor) -> Denoised:
-        """Denoise x (B, C, H, W) at sigma (B,) given y, without the prior's denoised image and with it."""
+    def denoise(self, x: Tensor, denoised: Tensor, sigma: Tensor, y: Tensor, tilt: Tensor) -> Denoised:
+        """Denoise x (B, C, H, W) at sigma (B,) given y, without the prior's denoised image and with it.
+
+        `tilt` (B, K) is added to the components' log-probabilities given y.
+        """
         each, updated, logits, evidence = self._conditioned(x, sigma, y)
-        weights = (logits + evidence).softmax(1)
+        weights = (logits + evidence + tilt).softmax(1)
         moved = denoised + _average(weights - logits.softmax(1), each)
         pulled = self.instrument.weighted(self.instrument.misfit(moved, y), y)
         own = _average(weights, updated)

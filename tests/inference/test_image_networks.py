@@ -20,12 +20,11 @@ from sciinstruct.operators.mask import PixelMask
 from sciinstruct.priors.exact import dense_posterior
 from sciinstruct.priors.field import GaussianField, power_law
 from sciinstruct.priors.field_mixture import MixtureOfFields
+from sciinstruct.priors.mixture import GaussianMixture
 
 SIDE = 8
 SHAPE = (1, SIDE, SIDE)
-TINY = AmortizedPPM(
-    steps=2, batch=2, auxiliary_steps=1, auxiliary_batch=2, warmup=1, heads=2, width=16, blocks=1, sigma_max=20.0
-)
+TINY = AmortizedPPM.for_images(2, batch=2, auxiliary_steps=1, auxiliary_batch=2, warmup=1, heads=2, sigma_max=20.0)
 
 
 def box(n, generator=None):
@@ -109,12 +108,30 @@ class TestStart:
         found = begin.posterior_means(y).log_weights[0].exp()
         torch.testing.assert_close(found, exact.weights, rtol=0, atol=tolerance)
 
-        auxiliary = ImageAuxiliary(begin, y, width=16, blocks=1).double()
+        network = ImageGenerator(begin, y, channels=1, width=16, blocks=1).double()
+        auxiliary = ImageAuxiliary(network, y, width=16, blocks=1).double()
         x = exact.sample(6, generator=generator)
         sigma = torch.tensor([0.05, 0.2, 0.5, 1.0, 3.0, 10.0], dtype=torch.float64)
         x = x + sigma[:, None, None, None] * torch.randn(x.shape, generator=generator, dtype=torch.float64)
         denoised = auxiliary(x, sigma, y.expand(6, *y.shape[1:]))
         torch.testing.assert_close(denoised, exact.law.denoise(x, sigma), rtol=0, atol=tolerance)
+
+    def test_the_denoiser_follows_the_heads_probabilities_without_learning(self, generator):
+        """Heads moved by half a nat: the denoiser is at once that of the mixture they now are."""
+        prior, law = field(2), LAWS["mask"]()
+        y = one_measurement(prior, law)
+        network = ImageGenerator(start(prior, law, y), y, channels=1, width=16, blocks=1).double()
+        auxiliary = ImageAuxiliary(network, y, width=16, blocks=1).double()
+        network.judge.bias.data = torch.tensor([0.1, 0.0], dtype=torch.float64)
+        exact = dense_posterior(prior, likelihood(law, y)).law
+        z = torch.zeros(1, 2, *network.latent_shape, dtype=torch.float64)
+        weights = network(y, z).log_weights[0].detach().exp()
+        assert (weights - exact.weights).abs().max() > 0.05
+        moved = GaussianMixture(exact.means, torch.stack([exact.dense_covariance(k) for k in range(2)]), weights)
+        sigma = torch.tensor([0.3, 1.0, 3.0], dtype=torch.float64)
+        x = moved.sample_exact(3, generator=generator, sigma=sigma, dtype=torch.float64)
+        denoised = auxiliary(x, sigma, y.expand(3, *y.shape[1:]))
+        torch.testing.assert_close(denoised, moved.denoise(x, sigma), rtol=0, atol=1e-9)
 
     def test_the_cheapest_algebra_is_chosen(self):
         kinds = {
@@ -197,7 +214,8 @@ class TestTraining:
         x = prior.sample_exact(16, generator=generator)
         y = law.simulate(x, generator)
         begin = ImagePosterior.fit(prior, law, x, y, 2, generator)
-        networks = (ImageGenerator(begin, y, channels=1, width=16, blocks=1), ImageAuxiliary(begin, y, 16, 1))
+        made = ImageGenerator(begin, y, channels=1, width=16, blocks=1)
+        networks = (made, ImageAuxiliary(made, y, width=16, blocks=1))
         for network in networks:
             for parameter in network.parameters():  # the layers that start at zero would hide those before them
                 torch.nn.init.normal_(parameter, std=0.1, generator=generator)
