@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -168,16 +168,16 @@ def reconstruct(
     with _readable_errors(_resume_hint(out)):
         from sciinstruct import jobs
 
-        how = {"seed": seed, "device": device, "progress": not quiet, "resume": resume}
+        how: dict[str, Any] = {"seed": seed, "device": device, "progress": not quiet, "resume": resume}
         if file.suffix.lower() not in _PICTURES:
             _refuse(context, _OF_MICROGRAPHS, "a sky's visibilities")
-            data = {"flux": flux, "systematic": systematic, "snr_min": snr_min, "terms": terms}
+            sky: dict[str, Any] = {"flux": flux, "systematic": systematic, "snr_min": snr_min, "terms": terms}
             prior, samples = prior or "blackhole-32", samples or 256
-            _announce(jobs.reconstruct_uvfits(file, out, prior=prior, n_samples=samples, **data, **how))  # type: ignore[arg-type]
+            _announce(jobs.reconstruct_uvfits(file, out, prior=prior, n_samples=samples, **sky, **how))
             return
         _refuse(context, _OF_SKIES, "a micrograph")
         microscope = _optics(na, wavelength, index)
-        data = {
+        data: dict[str, Any] = {
             "pixel_um": None if pixel is None else pixel / 1000,
             "camera": _camera(offset, conversion, read),
             "background": background,
@@ -188,11 +188,11 @@ def reconstruct(
             with jobs.local_cluster(workers) as client:
                 stack = jobs.reconstruct_stack(
                     file, out, microscope, n_samples=samples or 32, client=client, **data, **how
-                )  # type: ignore[arg-type]
+                )
             _announce_stack(stack)
             return
         _refuse(context, ("workers",), "one plane")
-        result = jobs.reconstruct_micrograph(file, out, microscope, n_samples=samples or 64, **data, **how)  # type: ignore[arg-type]
+        result = jobs.reconstruct_micrograph(file, out, microscope, n_samples=samples or 64, **data, **how)
         _announce(result)
         typer.echo(f"images: {result.summary} (mean, sd, quantiles), {result.samples}")
 
@@ -373,6 +373,9 @@ def _announce_stack(result: "StackResult") -> None:
     for plane, reason in result.failed.items():
         where = ", ".join(f"{axis}={i}" for axis, i in zip("TCZ", plane))
         typer.echo(f"no result for plane {where}: {' '.join(reason.split())}", err=True)
+    noted = [record for record in result.planes if record.notes]
+    if noted:
+        typer.echo(f"warning: {noted[0].notes[0]} ({len(noted)} planes with notes: see planes.jsonl)", err=True)
     done = len(result.planes) - len(result.failed)
     typer.echo(f"{done} of {len(result.planes)} planes in {result.seconds:.0f} s")
     typer.echo(f"images: {result.store} (mean, sd, quantiles)")
