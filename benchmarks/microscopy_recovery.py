@@ -102,7 +102,8 @@ def one_exposure(photons: float, seed: int, tile: Prior) -> dict[str, Any]:
     seconds = time.process_time() - began
     samples, truth = crop(posterior.samples, it.seen).double(), crop(it.truth, it.seen)
     low, high = (torch.quantile(samples, 0.5 + s * torch.as_tensor(LEVELS) / 2, 0) for s in (-1, 1))
-    sd = crop(posterior.std, it.seen)[0]
+    sd, mean = crop(posterior.std, it.seen)[0], crop(posterior.mean, it.seen)[0]
+    edge, ridge = crop(it.edge, it.seen), crop(it.ridge, it.seen)
     rl, iteration = best_richardson_lucy(it)
     chi2 = it.problem.likelihood.chi2(posterior.samples)["data"]
     return {
@@ -112,7 +113,8 @@ def one_exposure(photons: float, seed: int, tile: Prior) -> dict[str, Any]:
         "psnr_rl": rl,
         "iteration_rl": iteration,
         "coverage": ((low <= truth) & (truth <= high)).double().mean((1, 2, 3)).tolist(),
-        "sd_ratio": float(sd[crop(it.edge, it.seen)].mean() / sd[crop(it.ridge, it.seen)].mean()),
+        "sd_ratio": float(sd[edge].mean() / sd[ridge].mean()),
+        "relative_sd_ratio": float((sd / mean)[edge].median() / (sd / mean)[ridge].median()),
         "chi2": float(chi2.mean()),
         "seconds": seconds,
     }
@@ -121,18 +123,20 @@ def one_exposure(photons: float, seed: int, tile: Prior) -> dict[str, Any]:
 def table(records: list[dict[str, Any]]) -> str:
     """Means over exposures, one line per light level."""
     lines = [
-        "| photons | exposures | PSNR, dB | best Richardson-Lucy | gain | 50 % hold | 90 % hold | sd edge/ridge | χ² |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| photons | exposures | PSNR, dB | best Richardson-Lucy | gain | 50 % | 90 % | sd edge/ridge | same, sd/mean | χ² |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for photons in sorted({r["photons"] for r in records}):
         mine = [r for r in records if r["photons"] == photons]
         gain = np.array([r["psnr"] - r["psnr_rl"] for r in mine])
         error = f" ± {gain.std(ddof=1) / len(gain) ** 0.5:.2f}" if len(gain) > 1 else ""
         cover = np.mean([r["coverage"] for r in mine], 0)
-        psnr, rl, ratio, chi2 = (np.mean([r[k] for r in mine]) for k in ("psnr", "psnr_rl", "sd_ratio", "chi2"))
+        psnr, rl, ratio, relative, chi2 = (
+            np.mean([r[k] for r in mine]) for k in ("psnr", "psnr_rl", "sd_ratio", "relative_sd_ratio", "chi2")
+        )
         lines.append(
             f"| {photons} | {len(mine)} | {psnr:.2f} | {rl:.2f} | {gain.mean():.2f}{error} | {cover[4]:.3f} "
-            f"| {cover[8]:.3f} | {ratio:.2f} | {chi2:.3f} |"
+            f"| {cover[8]:.3f} | {ratio:.2f} | {relative:.2f} | {chi2:.3f} |"
         )
     return "\n".join(lines) + "\n"
 
