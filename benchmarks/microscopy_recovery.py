@@ -123,7 +123,8 @@ def one_exposure(photons: float, seed: int, tile: Prior) -> dict[str, Any]:
 def table(records: list[dict[str, Any]]) -> str:
     """Means over exposures, one line per light level."""
     lines = [
-        "| photons | exposures | PSNR, dB | best Richardson-Lucy | gain | 50 % | 90 % | sd edge/ridge | sd/mean so | χ² |",
+        "| photons | exposures | PSNR, dB | best Richardson-Lucy | gain | 50 % | 90 % | sd edge/ridge "
+        "| sd/mean edge/ridge | χ² |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for photons in sorted({r["photons"] for r in records}):
