@@ -27,6 +27,7 @@ from sciinstruct.inference.simulator import Simulator, as_simulator
 
 _NOISE_IMAGES = 2  # that the U-Net for images sees besides its linear draw
 _EXAMPLES = 1024  # draws of the prior, and measurements of them, that set scales
+_IMAGES, _NUMBERS = 8192, 2**25  # images start from a fit, worth as many as forty steps use; and what memory allows
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class AmortizedPPM:
             "batch": 16,
             "auxiliary_batch": 64,
             "warmup": 50,
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-4,
             "auxiliary_rate": 1e-3,
             "anneal_share": 0.0,
             "width": 16,
@@ -193,7 +194,7 @@ class AmortizedPPM:
         g: torch.Generator,
         dtype: torch.dtype,
     ) -> AmortizedRun:
-        draws = prior.sample(_EXAMPLES, generator=g, dtype=dtype, device=g.device)  # type: ignore[operator]
+        draws = prior.sample(_examples(prior), generator=g, dtype=dtype, device=g.device)  # type: ignore[operator]
         seen = law.simulate(prior.to_physical(draws), g) if measurements is None else measurements
         if tuple(seen.shape[1:]) != law.range_shape:
             raise ValueError(f"measurements must have shape (n, *{law.range_shape}), got {tuple(seen.shape)}")
@@ -246,3 +247,10 @@ class AmortizedPPM:
             if checkpoint is not None:
                 save_checkpoint(checkpoint, run.dump())
             raise
+
+
+def _examples(prior: Denoiser) -> int:
+    """How many draws of the prior to start from."""
+    if len(prior.event_shape) < 3:
+        return _EXAMPLES
+    return max(_EXAMPLES, min(_IMAGES, _NUMBERS // torch.Size(prior.event_shape).numel()))

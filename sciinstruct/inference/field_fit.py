@@ -6,7 +6,8 @@ from torch import Tensor
 from sciinstruct.core import PriorError
 from sciinstruct.priors.field_mixture import MixtureOfFields
 
-_ROUNDS, _STARTS = 40, 4
+_ROUNDS, _STARTS, _FEW = 40, 4, 1024  # from random starts, on some of the images
+_LAST_ROUNDS = 10  # from the best of them, on all
 _LEAST_POWER = 1e-6  # of the largest
 _LEAST_SHARE = 0.01
 
@@ -29,20 +30,25 @@ def fit_fields(images: Tensor, components: int, generator: torch.Generator | Non
     if len(images) < 2 * components:
         raise PriorError(f"fitting {components} fields needs at least {2 * components} images, got {len(images)}")
     x = images.double()
-    fits = [_expectation_maximisation(x, components, generator) for _ in range(_STARTS if components > 1 else 1)]
-    return max(fits, key=lambda fit: float(fit.log_prob(x).mean()))
-
-
-def _expectation_maximisation(x: Tensor, components: int, generator: torch.Generator | None) -> MixtureOfFields:
-    shares = x.new_ones(len(x), 1)
-    fit = _maximise(x, shares)
     if components == 1:
-        return fit
+        return _maximise(x, x.new_ones(len(x), 1))
+    few = x[: max(_FEW, 2 * components)]
+    fits = [_from_random_start(few, components, generator) for _ in range(_STARTS)]
+    best = max(fits, key=lambda fit: float(fit.log_prob(few).mean()))
+    return _improve(best, x, _LAST_ROUNDS)
+
+
+def _from_random_start(x: Tensor, components: int, generator: torch.Generator | None) -> MixtureOfFields:
+    fit = _maximise(x, x.new_ones(len(x), 1))
     chosen = torch.randperm(len(x), generator=generator, device=x.device)[:components]
     # half-way to the mean: the noise of a single image would decide who belongs to it
     means = 0.5 * (x[chosen] + fit.means)
-    fit = MixtureOfFields(means, fit.full_spectra(fit.spectra)[0])
-    for _ in range(_ROUNDS):
+    return _improve(MixtureOfFields(means, fit.full_spectra(fit.spectra)[0]), x, _ROUNDS)
+
+
+def _improve(fit: MixtureOfFields, x: Tensor, rounds: int) -> MixtureOfFields:
+    """Rounds of expectation maximisation."""
+    for _ in range(rounds):
         fit = _maximise(x, fit.responsibilities(x))
     return fit
 

@@ -17,7 +17,10 @@ from sciinstruct.inference.image_posterior import ImagePosterior, Means
 
 _COARSEST = 8  # pixels on a side at which the U-Net stops halving
 _LEVELS = 4
-_QUICK = 5.0  # how much faster than pixels log-probabilities learn: they are few, and far off where pixels are not
+_QUICK, _QUICKEST = (
+    10.0,
+    40.0,
+)  # times the network's pace: heads' places and probabilities are few numbers, learned first
 _AT_ONCE = 2**20  # numbers in the images of one pass
 
 
@@ -108,7 +111,7 @@ class ImageGenerator(ConditionalGenerator):
         noise = extra.reshape(-1, *self.noise_shape)
         inputs = torch.cat([*seen, pull / start.sd, image, start.field.spread(y), noise], 1)
         shift, gain = _run(self.network, inputs, x.new_zeros(len(x))).chunk(2, 1)
-        return x + start.field.soften(self.place[component] + shift + gain * image, y)
+        return x + start.field.soften(_QUICK * self.place[component] + shift + gain * image, y)
 
 
 class _Judge(nn.Module):
@@ -130,7 +133,7 @@ class _Judge(nn.Module):
         """(B, K, C, H, W) and (B, K, inputs, H, W) -> (B, K)."""
         linear = (self.template * moved).flatten(2).sum(2) + self.bias
         bent = self.leave(F.silu(self.layers(seen.flatten(0, 1))).mean((2, 3)))
-        return _QUICK * (linear + bent.reshape(linear.shape))
+        return _QUICKEST * (linear + bent.reshape(linear.shape))
 
 
 class ImageAuxiliary(nn.Module):

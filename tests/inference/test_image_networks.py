@@ -44,7 +44,7 @@ def field(components=1):
 
 
 LAWS = {
-    "mask": lambda: OperatorSimulator(PixelMask(box(1)[0, 0]), GaussianNoise(0.2)),
+    "mask": lambda: OperatorSimulator(PixelMask(box(1, torch.Generator().manual_seed(2))[0, 0]), GaussianNoise(0.2)),
     "blur": lambda: OperatorSimulator(GaussianBlur(1.2, (SIDE, SIDE)), GaussianNoise(0.2)),
     "masks": lambda: MaskSimulator(SHAPE, 0.2, box),
 }
@@ -117,13 +117,13 @@ class TestStart:
         torch.testing.assert_close(denoised, exact.law.denoise(x, sigma), rtol=0, atol=tolerance)
 
     def test_the_denoiser_follows_the_heads_probabilities_without_learning(self, generator):
-        """Heads moved by half a nat: the denoiser is at once that of the mixture they now are."""
+        """Heads made likelier and less likely: the denoiser is at once that of the mixture they now are."""
         prior, law = field(2), LAWS["mask"]()
         y = one_measurement(prior, law)
         network = ImageGenerator(start(prior, law, y), y, channels=1, width=16, blocks=1).double()
         auxiliary = ImageAuxiliary(network, y, width=16, blocks=1).double()
-        network.judge.bias.data = torch.tensor([0.1, 0.0], dtype=torch.float64)
         exact = dense_posterior(prior, likelihood(law, y)).law
+        torch.nn.init.normal_(network.judge.template, std=0.1, generator=generator)
         z = torch.zeros(1, 2, *network.latent_shape, dtype=torch.float64)
         weights = network(y, z).log_weights[0].detach().exp()
         assert (weights - exact.weights).abs().max() > 0.05
