@@ -214,8 +214,8 @@ class AmortizedPPM:
         """Generator and auxiliary denoiser for vectors (n, d) or images (n, C, H, W)."""
         if draws.ndim == 2:
             latents = self.latents if self.latents is not None else 3 * draws.shape[1]
-            generator = VectorGenerator(seen, draws, self.heads, latents, self.width, self.blocks)
-            return generator, TiltedDenoiser(prior, seen, draws, self.width, self.blocks)
+            vectors = VectorGenerator(seen, draws, self.heads, latents, self.width, self.blocks)
+            return vectors, TiltedDenoiser(prior, seen, draws, self.width, self.blocks)
         if draws.ndim != 4:
             raise ValueError(
                 f"the built-in networks are for vectors (d,) and images (C, H, W), not {tuple(draws.shape[1:])}; pass "
@@ -223,8 +223,8 @@ class AmortizedPPM:
             )
         start = ImagePosterior.fit(prior, law, draws, seen, self.heads, g)
         channels = self.latents if self.latents is not None else _NOISE_IMAGES
-        generator = ImageGenerator(start, seen, channels, self.width, self.blocks)
-        return generator, ImageAuxiliary(generator, seen, self.width, self.blocks)
+        images = ImageGenerator(start, seen, channels, self.width, self.blocks)
+        return images, ImageAuxiliary(images, seen, self.width, self.blocks)
 
     def _loop(
         self,

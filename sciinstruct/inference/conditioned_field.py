@@ -65,6 +65,7 @@ class DiagonalField(ConditionedField):
 
     values: Tensor
     basis: Tensor | None
+    pixel: Tensor
 
     def __init__(self, values: Tensor, basis: Tensor | None, event_shape: tuple[int, ...]) -> None:
         super().__init__()
