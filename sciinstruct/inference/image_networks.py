@@ -17,10 +17,7 @@ from sciinstruct.inference.image_posterior import ImagePosterior, Means
 
 _COARSEST = 8  # pixels on a side at which the U-Net stops halving
 _LEVELS = 4
-_QUICK, _QUICKEST = (
-    10.0,
-    40.0,
-)  # times the network's pace: heads' places and probabilities are few numbers, learned first
+_QUICK = 10.0  # times the network's pace: places and probabilities of heads are few numbers, and learned first
 _AT_ONCE = 2**20  # numbers in the images of one pass
 
 
@@ -133,7 +130,7 @@ class _Judge(nn.Module):
         """(B, K, C, H, W) and (B, K, inputs, H, W) -> (B, K)."""
         linear = (self.template * moved).flatten(2).sum(2) + self.bias
         bent = self.leave(F.silu(self.layers(seen.flatten(0, 1))).mean((2, 3)))
-        return _QUICKEST * (linear + bent.reshape(linear.shape))
+        return _QUICK * (linear + bent.reshape(linear.shape))
 
 
 class ImageAuxiliary(nn.Module):
