@@ -141,6 +141,32 @@ def expose(
     return Exposure(problem, blur, bright, per_pixel, (seen[0], seen[1]))
 
 
+def haze(electrons: Tensor, exposure: Exposure, images: Tensor, width: float = 4.0) -> Tensor:
+    """Background per camera pixel, with what the images leave unexplained over more than a few pixels put into it.
+
+    Parameters
+    ----------
+    electrons : Tensor, shape (H, W)
+        The frame `exposure` was made from.
+    exposure : Exposure
+    images : Tensor, shape (S, 1, H', W')
+        Posterior samples; their mean counts.
+    width : float
+        Standard deviation of the Gaussian that smooths the residual, camera pixels.
+
+    Returns
+    -------
+    Tensor, shape (H, W)
+        For `expose` again; the samples do not know that it was estimated.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    dark = exposure.blur(exposure.background[None, None])[0, 0].double()
+    light = exposure.scale * exposure.blur(images.mean(0, keepdim=True).double())[0, 0]
+    left = electrons.double().squeeze() - light - dark
+    return (dark + torch.from_numpy(gaussian_filter(left.numpy(), width, mode="nearest"))).clamp(min=0)
+
+
 def fitted_prior(prior: "NetworkPrior", sides: tuple[int, int]) -> Any:
     """The prior itself, or tiled over a larger field."""
     from sciinstruct.priors import TiledPrior

@@ -14,7 +14,7 @@ from sciinstruct.diffusion.edm import EDMPrecond
 from sciinstruct.diffusion.unet import UNet, UNetConfig
 from sciinstruct.inference import ImageAnnealing
 from sciinstruct.jobs import expose, reconstruct_micrograph
-from sciinstruct.jobs.exposure import choose_factor
+from sciinstruct.jobs.exposure import choose_factor, haze
 from sciinstruct.jobs.surroundings import CHECKPOINT
 from sciinstruct.operators.kernels import gaussian_kernel
 from sciinstruct.operators.microscopy import Camera, Optics, PoissonGaussianNoise
@@ -102,6 +102,19 @@ def test_the_predicted_frame_of_a_known_image_is_the_physics():
     found = expose(torch.full((20, 20), 30.0), psf, _prior_of(16), PoissonGaussianNoise(1.6), background=8.0, scale=5.0)
     image = torch.full((1, *found.problem.prior.event_shape), 2.0)
     assert torch.allclose(found.problem.likelihood.operator(image), torch.tensor(18.0))
+
+
+def test_haze_is_what_the_images_leave():
+    """A smooth background that was not told comes back from the residual of the true image."""
+    psf, prior = gaussian_kernel(1.5, side=9), _prior_of(64)
+    y, x = np.mgrid[:64, :64]
+    truth = torch.zeros(1, 1, 72, 72)
+    truth[..., 30:34, :] = 1.0
+    smooth = torch.from_numpy(20 + 10 * np.cos(2 * np.pi * x / 64))
+    flat = expose(torch.full((64, 64), 30.0), psf, prior, PoissonGaussianNoise(1.6), background=5.0, scale=40.0)
+    electrons = 40 * flat.blur(truth.double())[0, 0] + smooth
+    found = haze(electrons, flat, truth, width=2.0)
+    assert (found - smooth)[8:-8, 8:-8].abs().max() < 0.2
 
 
 def test_saturated_pixels_are_left_out(no_report, cells, tmp_path):
