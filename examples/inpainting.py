@@ -78,13 +78,11 @@ for name, instrument in instruments.items():
 #
 # Annealing is nearer to the exact answer everywhere. Where one place of the bump is left, its mean and spread are right
 # to a tenth of a standard deviation. In the hole it keeps the right places open, with the wrong probabilities: nothing
-# in it corrects them, and the mean inside the hole is off accordingly. Its intervals hold the truth about as often as
-# the exact ones.
+# in it corrects them, and the mean inside is off accordingly. Its intervals hold the truth as often as the exact ones.
 #
 # This PPM is far off, and its warning says so: all samples have the bump in one place, and the hole's spread is gone.
 # A mixture starts from the denoiser's Jacobian, measured along 256 directions: all that a 16x16 image has, but a
-# quarter of these, and ten steps do not mend that. At 16x16, with more components, it comes close to the exact answer:
-# the gallery's other example with a hole shows it.
+# quarter of these, and ten steps do not mend that. The gallery's other hole, of 16x16 pixels, shows it close to exact.
 
 kinds = {"mean": lambda x: x.mean(0)[0], "sd": lambda x: x.std(0)[0], "sample": lambda x: x[0, 0]}
 solvers = ("exact", "annealing", "PPM")
