@@ -80,7 +80,7 @@ def local_gaussians(
     sigma: float,
     widest: float,
     *,
-    probes: int = 256,
+    probes: int = 1024,
     generator: torch.Generator | None = None,
 ) -> LocalGaussians:
     """Local Gaussian model of a prior around each row of `x` (K, *event) seen at noise level `sigma`.
