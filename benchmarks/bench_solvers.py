@@ -10,6 +10,7 @@ from sciinstruct.core import LinearOperator, Solver
 from sciinstruct.inference import baselines
 from sciinstruct.inference.annealing import AnnealedGaussNewton
 from sciinstruct.inference.baselines.red_diff import RedDiff
+from sciinstruct.inference.image_annealing import ImageAnnealing
 from sciinstruct.priors.problems import ExactProblem
 
 _PRINTED = {"RedDiff": "RED-diff", "PnPDM": "PnP-DM", "AnnealedLangevin": "annealed Langevin"}
@@ -34,6 +35,8 @@ def table(exact: ExactProblem) -> dict[str, Solver]:
         "PPM": PLANE_PPM if is_plane(exact) else FIELD_PPM,
         "annealed Gauss-Newton": AnnealedGaussNewton(),
     }
+    if not is_plane(exact) and not exact.problem.likelihood.y.is_complex():
+        found["image annealing"] = ImageAnnealing()
     for name in baselines.__all__:
         kind = getattr(baselines, name)
         if isinstance(kind, type) and hasattr(kind, "run"):
