@@ -301,7 +301,9 @@ def write_micrograph(
     from sciinstruct.datasets.posterior_tiff import write_posterior_tiff, write_samples_tiff
 
     seen = in_electrons(posterior, exposure)
-    options = {} if optics is None else {"optics": {k: v for k, v in vars(optics).items() if v is not None}}
+    options: dict[str, Any] = (
+        {} if optics is None else {"optics": {k: v for k, v in vars(optics).items() if v is not None}}
+    )
     write_posterior_tiff(seen, folder / SUMMARY, **options)
     write_samples_tiff(seen, folder / SAMPLES, **options)
     report = posterior.report(

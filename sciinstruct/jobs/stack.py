@@ -188,7 +188,9 @@ def _places(source: Path, planes: Mapping[str, Any]) -> tuple["xarray.DataArray"
     """The layout of the planes to be solved, and where each is and goes."""
     from sciinstruct.datasets.microscopy_files import read_layout
 
-    chosen = {axis: [which] if isinstance(which, int | np.integer) else which for axis, which in planes.items()}
+    chosen: dict[str, Any] = {
+        axis: [int(which)] if isinstance(which, int | np.integer) else which for axis, which in planes.items()
+    }
     lengths, layout = read_layout(source).sizes, read_layout(source, planes=chosen)
     kept = [np.arange(lengths.get(axis, 1))[chosen.get(axis, slice(None))].tolist() for axis in AXES]
     t, c, z = (list(enumerate(indices)) for indices in kept)
