@@ -328,6 +328,9 @@ def train_prior(
     fov: Annotated[
         float | None, typer.Option(min=0.0, help="Side of the image in microarcseconds; interferometry needs it.")
     ] = None,
+    pixel: Annotated[
+        float | None, typer.Option(min=0.0, help="Side of a pixel in nm: a folder of micrographs is cut into crops.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     images: Annotated[int, typer.Option(min=1, help="Images to simulate for 'blackholes' or 'cells'.")] = 20000,
     seed: Seed = 0,
@@ -339,13 +342,14 @@ def train_prior(
     with _readable_errors(_resume_hint(out)):
         from sciinstruct import jobs
 
-        width = "" if fov is None else f" --fov {fov:g}"
+        width = ("" if fov is None else f" --fov {fov:g}") + ("" if pixel is None else f" --pixel {pixel:g}")
         command = f"sciinstruct train prior --data {data} --npix {npix}{width} --steps {steps} --seed {seed}"
         prior = jobs.train_from(
             data,
             out,
             npix=npix,
             fov=fov,
+            pixel_um=None if pixel is None else pixel / 1000,
             steps=steps,
             n_images=images,
             seed=seed,

@@ -27,6 +27,7 @@ def train_from(
     *,
     npix: int = 32,
     fov: float | None = None,
+    pixel_um: float | None = None,
     steps: int = 4000,
     n_images: int = 20000,
     seed: int = 0,
@@ -42,13 +43,16 @@ def train_from(
     data : str or path
         ``"blackholes"``: skies simulated by `sciinstruct.datasets.blackholes`. ``"cells"``: fluorescent structures
         simulated by `sciinstruct.datasets.cells`, pixels of 31.3 nm. A folder: its images, see
-        `sciinstruct.datasets.folder`. A ``.npy`` file: an array (n, 1, npix, npix) in physical units, used as it is.
+        `sciinstruct.datasets.folder`; with `pixel_um`, crops of its micrographs, see `sciinstruct.datasets.crops`. A
+        ``.npy`` file: an array (n, 1, npix, npix) in physical units, used as it is.
     out : path
         Folder for weights, card and checkpoint; made if missing.
     npix : int
         Pixels on a side; a multiple of 8. A ``.npy`` file brings its own.
     fov : float, optional
         Side of the image in microarcseconds: interferometry needs it. 128 for ``"blackholes"``.
+    pixel_um : float, optional
+        Side of a pixel in um: micrographs need it. Of a folder or a ``.npy`` file only.
     steps, seed : int
         Length and seed of the run.
     n_images : int
@@ -74,7 +78,10 @@ def train_from(
         If `out` cannot be written.
     PriorError
         If the checkpoint is of another run.
+    ValueError
+        If `pixel_um` is not positive, or given where the data bring their own.
     """
+    from sciinstruct.core.checks import check_positive
     from sciinstruct.diffusion import UNetConfig, dihedral
     from sciinstruct.diffusion.training import PriorTraining
     from sciinstruct.priors.train import train_prior
@@ -82,15 +89,24 @@ def train_from(
     folder, where = writable_folder(out), usable_device(device)
     if fov is None and data == BLACKHOLES:
         fov = 128.0
-    images, about = _images(data, npix, fov, n_images, seed, progress)
+    if pixel_um is not None:
+        check_positive("pixel_um", pixel_um)
+        if data in (BLACKHOLES, CELLS) or fov is not None:
+            raise ValueError("pixel_um belongs to a folder or a .npy file of micrographs, without fov")
+    if pixel_um is not None and Path(data).is_dir():
+        images, about = _crops(Path(data), npix, progress)
+    else:
+        images, about = _images(data, npix, fov, n_images, seed, progress)
     about |= {"name": folder.name, "command": command}
+    if pixel_um is not None:
+        about["pixel"] = {"pixel_um": pixel_um}
     about.setdefault("pixel", {} if fov is None else {"fov_uas": fov})
     return train_prior(
         images,
         PriorTraining(steps=steps, seed=seed, lr=2e-3, warmup=200, ema=0.9993),
         folder,
         network=UNetConfig(multipliers=(1, 2, 2, 2)),
-        augment=dihedral if data in (BLACKHOLES, CELLS) else None,
+        augment=dihedral if data in (BLACKHOLES, CELLS) or pixel_um is not None else None,
         log_offset=_LOG_OFFSET if data == BLACKHOLES else None,
         about=about,
         device=where,
@@ -134,6 +150,14 @@ def _images(
     raise FileFormatError(
         f"no training data at {source}: give {BLACKHOLES!r}, {CELLS!r}, a folder of images, or an existing .npy file"
     )
+
+
+def _crops(folder: Path, npix: int, progress: bool) -> tuple[Tensor | Path, dict[str, Any]]:
+    """Crops of a folder's micrographs, and what the card says of them."""
+    from sciinstruct.datasets.crops import read_crops
+
+    images = read_crops(folder, npix, progress=progress)
+    return images, {"data": f"{len(images)} crops of the folder {folder.name}", "units": "mean foreground"}
 
 
 def _cells(npix: int, n_images: int, seed: int, progress: bool) -> tuple[Tensor, dict[str, Any]]:

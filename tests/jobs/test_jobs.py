@@ -145,6 +145,20 @@ def test_training_from_a_folder_gives_a_prior_that_loads(tmp_path):
     assert loaded.event_shape == (1, 16, 16) and trained.card.command == "as typed"
 
 
+def test_training_from_micrographs_gives_a_prior_that_knows_its_pixel(tmp_path):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images" / "a.npy", rng.uniform(0, 2, (40, 48)))
+    options = {"npix": 16, "steps": 2, "progress": False}
+    trained = train_from(tmp_path / "images", tmp_path / "mine", pixel_um=0.0313, **options)
+    assert trained.card.pixel == {"pixel_um": 0.0313} and trained.card.data == "20 crops of the folder images"
+    for data in ("blackholes", "cells"):
+        with pytest.raises(ValueError, match="pixel_um belongs"):
+            train_from(data, tmp_path / "other", pixel_um=0.0313, **options)
+
+
 def test_training_refuses_what_it_cannot_read(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
