@@ -61,7 +61,7 @@ def main() -> None:
     seconds = time.perf_counter() - began
     prior, samples = exposure.problem.prior, posterior.samples
     last = solver.ladder(prior, torch.Generator().manual_seed(0))[-1][0]
-    starts, tile_side = prior._starts(2, torch.tensor([last])), tile.event_shape[-1]
+    starts, tile_side = prior.starts(2, torch.tensor([last])), tile.event_shape[-1]
     record = {
         "side": arguments.side,
         "samples": arguments.samples,

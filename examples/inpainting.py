@@ -80,9 +80,9 @@ for name, instrument in instruments.items():
 # hole it keeps the right places open, with the wrong probabilities: nothing in it corrects them, and the mean inside is
 # off accordingly. Its intervals hold the truth as often as the exact ones.
 #
-# PPM, cut down to four components and ten steps, does as well in the hole, but no component of it sits in one of the
-# places, and its warning says that the weights are not settled. With the components and rounds of its benchmark it
-# weighs such places to a few hundredths, at ten times the cost.
+# PPM, cut down to four components and ten steps, does as well in the hole, but misses one of the places and gives
+# another too much, and its warning says that the weights are not settled. With the components and rounds of its
+# benchmark it weighs such places to a few hundredths, at ten times the cost.
 
 kinds = {"mean": lambda x: x.mean(0)[0], "sd": lambda x: x.std(0)[0], "sample": lambda x: x[0, 0]}
 solvers = ("exact", "annealing", "PPM")

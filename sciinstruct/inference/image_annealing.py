@@ -17,6 +17,7 @@ from sciinstruct.inference.checkpoint import load_checkpoint
 from sciinstruct.inference.gaussian_draw import gaussian_draw
 from sciinstruct.inference.journal import Journal
 from sciinstruct.inference.local_law import LocalLaw, local_laws
+from sciinstruct.priors.tiled import tile_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ImageAnnealing:
         self, prior: Denoiser, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> list[tuple[float, LocalLaw]]:
         """Noise levels, falling, and the law of the denoiser's errors at each; a tiled prior's is its tile's."""
-        small = getattr(prior, "tile", prior)
+        small = tile_of(prior)
         quick = default_solver(small.sigma_range, 16)
         n, device = self.calibration, generator.device
         draws = small.sample(n, solver=quick, generator=generator, dtype=dtype, device=device)  # type: ignore[operator]

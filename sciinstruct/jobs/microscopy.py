@@ -314,8 +314,10 @@ def write_micrograph(
 
 def _prior_images(prior: Any) -> Tensor:
     """Draws for the prior's spread per pixel; a tiled prior's are its tile's, repeated: its law is alike everywhere."""
-    tile = getattr(prior, "tile", prior)
-    images = prior.to_physical(tile.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)))
+    from sciinstruct.priors.tiled import tile_of
+
+    tile = tile_of(prior)
+    images = prior.to_physical(tile.sample(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(0)))  # type: ignore[operator]
     height, width = prior.event_shape[-2:]
     copies = (-(-height // images.shape[-2]), -(-width // images.shape[-1]))
     return images.repeat(1, 1, *copies)[..., :height, :width]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sciinstruct.core import Denoiser
 from sciinstruct.priors.base import Prior
 
 _BATCH = 64  # tiles in the network at once
@@ -59,7 +60,7 @@ class TiledPrior(Prior):
         """Expectation of the clean image, (B, C, H, W); `sigma` a number, or (B,) for a batch."""
         self.check(x)
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        rows, columns = (self._starts(axis, sigma) for axis in (1, 2))
+        rows, columns = (self.starts(axis, sigma) for axis in (1, 2))
         places = [(b, r, c) for b in range(len(x)) for r in rows for c in columns]
         height, width = self.tile.event_shape[1:]
         window = (_hat(height)[:, None] * _hat(width)).to(x)
@@ -74,8 +75,8 @@ class TiledPrior(Prior):
                 weight[..., r : r + height, c : c + width] += window
         return total / weight
 
-    def _starts(self, axis: int, sigma: Tensor) -> list[int]:
-        """First pixels of the tiles along an axis; the inner ones move with the noise level."""
+    def starts(self, axis: int, sigma: Tensor) -> list[int]:
+        """First pixels of the tiles along `axis` (1 rows, 2 columns); the inner ones move with the noise level (B,)."""
         side, length = self.tile.event_shape[axis], self.event_shape[axis]
         if length == side:
             return [0]
@@ -83,6 +84,11 @@ class TiledPrior(Prior):
         moved = 1 + int(997 * abs(float(sigma[0].log()))) % stride  # any fixed function that varies from level to level
         inner = range(moved, length - side, stride)
         return [0, *inner, length - side]
+
+
+def tile_of(prior: Denoiser) -> Denoiser:
+    """The prior of one tile, whose law is that of every other; a prior that is not tiled is its own."""
+    return prior.tile if isinstance(prior, TiledPrior) else prior
 
 
 def _hat(n: int) -> Tensor:

@@ -37,7 +37,7 @@ def test_an_image_of_the_tiles_size_is_the_tile(generator):
 
 def test_tiles_move_from_level_to_level():
     tiled = TiledPrior(_Pixelwise(), (64, 64))
-    starts = {tuple(tiled._starts(1, torch.tensor([s]))) for s in (0.1, 0.2, 0.4, 0.8)}
+    starts = {tuple(tiled.starts(1, torch.tensor([s]))) for s in (0.1, 0.2, 0.4, 0.8)}
     assert len(starts) > 1
     for some in starts:
         assert some[0] == 0 and some[-1] == 56
@@ -50,7 +50,7 @@ def test_denoised_image_has_no_seams(generator):
     x = torch.randn(40, 1, 64, 64, generator=generator, dtype=F64)
     done = tiled.denoise(x, 1.0)
     steps = done.diff(dim=-1).square().mean((0, 1, 2)).sqrt()
-    edges = [s for s in tiled._starts(2, torch.tensor([1.0])) if 0 < s < 48]
+    edges = [s for s in tiled.starts(2, torch.tensor([1.0])) if 0 < s < 48]
     at_edges = steps[[e - 1 for e in edges]].mean()
     assert at_edges / steps[4:-4].mean() == pytest.approx(1.0, abs=0.1)
 
