@@ -170,16 +170,38 @@ class IterativeField(ConditionedField):
 
     def _solve(self, right: Tensor, y: Tensor, root: Tensor) -> Tensor:
         """(I + L N L)^-1 right, differentiable in it; L is diagonal in Fourier modes, `root`."""
+        information, scale = self.instrument.information(y), _isometry(right)
 
-        def matrix(w: Tensor) -> Tensor:
-            return w + filter_modes(self.instrument.information(filter_modes(w, root), y), root)
+        def matrix(u: Tensor) -> Tensor:
+            image = _from_modes(u, root / scale, right.shape)
+            return u + _to_modes(information(image), root * scale)
 
         # with N replaced by its mean eigenvalue the matrix is diagonal; one probe gives the trace, of a mask exactly
         probe = torch.ones_like(right)
         probe[..., ::2] = -1
-        share = (probe * self.instrument.information(probe, y)).mean((1, 2, 3), keepdim=True).clamp_min(0)
-        gain = 1 / (1 + root.square() * share)
-        return _Solve.apply(right, matrix, lambda w: filter_modes(w, gain))
+        share = (probe * information(probe)).mean((1, 2, 3), keepdim=True).clamp_min(0)
+        gain = (1 / (1 + root.square() * share))[..., None]
+        solution = _Solve.apply(_to_modes(right, scale), matrix, lambda u: u * gain)
+        return _from_modes(solution, 1 / scale, right.shape)
+
+
+def _to_modes(x: Tensor, gain: Tensor) -> Tensor:
+    """Orthonormal Fourier modes times `gain`, real and imaginary parts along a last axis."""
+    return torch.view_as_real(torch.fft.rfft2(x, norm="ortho") * gain)
+
+
+def _from_modes(u: Tensor, gain: Tensor, shape: torch.Size) -> Tensor:
+    """Image of a shape from modes as `_to_modes` gives them, after `gain`."""
+    return torch.fft.irfft2(torch.view_as_complex(u) * gain, s=shape[-2:], norm="ortho")
+
+
+def _isometry(x: Tensor) -> Tensor:
+    """What the columns of the half-plane count, as roots: with it, modes have the images' scalar product."""
+    scale = x.new_full((x.shape[-1] // 2 + 1,), 2**0.5)
+    scale[0] = 1
+    if x.shape[-1] % 2 == 0:
+        scale[-1] = 1
+    return scale
 
 
 def filter_modes(x: Tensor, gain: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def _eigenmodes(instrument: Instrument, y: Tensor, power: Tensor) -> tuple[Tenso
     eye = torch.eye(d, dtype=power.dtype, device=power.device)
     images = eye.reshape(d, *shape)
     root = filter_modes(images, power.sqrt()).flatten(1)
-    information = instrument.information(images, y.expand(d, *y.shape[1:])).flatten(1)
+    information = instrument.information(y.expand(d, *y.shape[1:]))(images).flatten(1)
     system = eye + root @ (0.5 * (information + information.T)) @ root
     posterior = root @ torch.linalg.solve(system, root)
     values, basis = torch.linalg.eigh(0.5 * (posterior + posterior.T))
@@ -57,9 +57,9 @@ def _circular_gain(instrument: Instrument, y: Tensor, power: Tensor) -> Tensor |
     shape = instrument.event_shape
     points = power.new_zeros(shape[0], *shape)
     points[torch.arange(shape[0]), torch.arange(shape[0]), 0, 0] = 1
-    kernel = instrument.information(points, y.expand(shape[0], *y.shape[1:]))[range(shape[0]), range(shape[0])]
+    kernel = instrument.information(y.expand(shape[0], *y.shape[1:]))(points)[range(shape[0]), range(shape[0])]
     gain = torch.fft.rfft2(kernel).real
     probe = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[None].to(power)
-    found = instrument.information(probe, y)
+    found = instrument.information(y)(probe)
     scale = 100 * torch.finfo(power.dtype).eps * float(found.abs().max())
     return gain.clamp_min(0) if torch.allclose(filter_modes(probe, gain), found, rtol=0, atol=scale) else None

@@ -1,5 +1,7 @@
 """What conditioning on a measurement needs of a simulator: misfits, and the transposed map, in the prior's units."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -82,9 +84,12 @@ class Instrument:
         """A^T V^-1 r."""
         return self.pull(self.precision(y) * r, y)
 
-    def information(self, v: Tensor, y: Tensor) -> Tensor:
-        """A^T V^-1 A v."""
-        return self.weighted(self.predict(v, y) - self.predict(torch.zeros_like(v), y), y)
+    def information(self, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map v -> A^T V^-1 A v, for v of one image per measurement; what does not depend on v is found once."""
+        start, precision = self._start(y), self.precision(y)
+        offset = self.predict(torch.zeros_like(start), y)
+        pull = torch.func.vjp(lambda x: self.predict(x, y), start)[1]
+        return lambda v: pull(precision * (self.predict(v, y) - offset))[0]
 
     def noise_shape(self, y: Tensor) -> torch.Size:
         """Shape of one measurement's noise as real numbers."""
