@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 _CHUNK = 256  # fields whose residuals are computed together
 
 
-def relative_residual(equation: "Equation", x: Tensor, scale_mode: Literal["batch", "data"] = "batch") -> Tensor:
+ScaleMode = Literal["smaller", "batch", "data"]
+SCALE_MODES: tuple[ScaleMode, ...] = ("smaller", "batch", "data")
+
+
+def relative_residual(equation: "Equation", x: Tensor, scale_mode: ScaleMode = "batch") -> Tensor:
     """Mean squared residual over the squared scale of the equation: the penalty of a distillation, differentiable.
 
     Parameters
@@ -24,20 +28,24 @@ def relative_residual(equation: "Equation", x: Tensor, scale_mode: Literal["batc
         Gives residual, magnitude and scale.
     x : Tensor, shape (B, *event_shape)
         Fields in physical units. Computed in float32 at least, whatever autocast says.
-    scale_mode : {"batch", "data"}
-        Divide by the batch's own mean squared magnitude, with a gradient through it (default), or by the constant
-        ``equation.scale**2``. The constant rewards fields that shrink.
+    scale_mode : {"smaller", "batch", "data"}
+        Divide by the batch's own mean squared magnitude, with a gradient through it (default), by the constant
+        ``equation.scale**2``, or by the smaller of them. The first rewards fields that grow, the second fields that
+        shrink, the third neither.
 
     Returns
     -------
     Tensor, shape ()
     """
-    if scale_mode not in ("batch", "data"):
-        raise ValueError(f"scale_mode must be 'batch' or 'data', got {scale_mode!r}")
+    if scale_mode not in SCALE_MODES:
+        raise ValueError(f"scale_mode must be one of {SCALE_MODES}, got {scale_mode!r}")
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()
         r2 = equation.residual(x).square().mean()
-        return r2 / (equation.magnitude(x).square().mean() if scale_mode == "batch" else equation.scale**2)
+        if scale_mode == "data":
+            return r2 / equation.scale**2
+        own = equation.magnitude(x).square().mean()
+        return r2 / (own if scale_mode == "batch" else own.clamp(max=equation.scale**2))
 
 
 def sample_errors(equation: "Equation", x: Tensor) -> Tensor:

@@ -187,8 +187,8 @@ class AmortizedPPM:
                 "an auxiliary denoiser that does not see y collapses the posterior: a comparison only", stacklevel=2
             )
         g = make_generator(generator)
-        draws = _pool(prior, images, g, dtype)
-        run = self._start(prior, law, network, auxiliary, measurements, draws, images is not None, g)
+        source = Source(prior, law, measurements, _pool(prior, images, g, dtype), images is not None)
+        run = self._start(source, network, auxiliary, g)
         if resume and checkpoint is not None:
             run.restore(load_checkpoint(checkpoint))
         self._loop(run, progress, callback, checkpoint)
@@ -200,16 +200,15 @@ class AmortizedPPM:
 
     def _start(
         self,
-        prior: Denoiser,
-        law: Simulator,
+        source: Source,
         network: ConditionalGenerator | None,
         auxiliary: nn.Module | None,
-        measurements: Tensor | None,
-        draws: Tensor,
-        given: bool,
         g: torch.Generator,
     ) -> AmortizedRun:
-        seen = law.simulate(prior.to_physical(draws), g) if measurements is None else measurements
+        prior, law, draws = source.prior, source.law, source.draws
+        seen = source.measurements
+        if seen is None:
+            seen = law.simulate(prior.to_physical(draws), g)
         if tuple(seen.shape[1:]) != law.range_shape:
             raise ValueError(f"measurements must have shape (n, *{law.range_shape}), got {tuple(seen.shape)}")
         check_finite("measurements", seen)
@@ -220,7 +219,6 @@ class AmortizedPPM:
                 builtin = self._networks(prior, law, seen, draws, g)
                 made = builtin[0] if made is None else made
                 score = builtin[1] if score is None else score
-        source = Source(prior, law, measurements, draws, given)
         return AmortizedRun(self, source, made, score, g)
 
     def _networks(

@@ -1,5 +1,6 @@
 """The reconstructors that come with the package: what each is for, and how to get it."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,8 +57,10 @@ def available_reconstructors() -> list[str]:
     return sorted(path.parent.name for path in ZOO.glob(f"*/{CARD}"))
 
 
-def load_reconstructor(name: str, prior: Denoiser | None = None) -> Packaged:
-    """Load a packaged reconstructor.
+def load_reconstructor(
+    name: str, prior: Denoiser | None = None, folder: str | os.PathLike[str] | None = None
+) -> Packaged:
+    """Load a packaged reconstructor, or one trained anew for the same set-up.
 
     Parameters
     ----------
@@ -65,6 +68,8 @@ def load_reconstructor(name: str, prior: Denoiser | None = None) -> Packaged:
         See `make_setup`.
     prior : Denoiser, optional
         The packaged prior it was trained with, if it is loaded already.
+    folder : path, optional
+        What ``sciinstruct train reconstructor NAME --out`` wrote; the packaged one if None.
 
     Raises
     ------
@@ -75,22 +80,28 @@ def load_reconstructor(name: str, prior: Denoiser | None = None) -> Packaged:
 
     setup = make_setup(name)
     known = prior if prior is not None else zoo.load(setup.prior)
-    return Packaged(Reconstructor.load(ZOO / name, known, setup.simulator), setup.simulator)
+    return Packaged(
+        Reconstructor.load(folder if folder is not None else ZOO / name, known, setup.simulator), setup.simulator
+    )
 
 
 def draw_masks(n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Masks (n, 1, 64, 64), True where measured: pixels at random (20 to 80 %), all but a box, or stripes of rows."""
+    """Masks (n, 1, 64, 64), True where measured: pixels at random (20 to 80 %), all but a box, or stripes of rows.
+
+    They lie where the generator draws.
+    """
     _, height, width = _SHAPE
-    share = 0.2 + 0.6 * torch.rand(n, 1, 1, generator=generator)
-    pixels = torch.rand(n, height, width, generator=generator) < share
-    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
-    side = torch.randint(8, 25, (2, n, 1, 1), generator=generator)
-    corner = (
-        torch.rand(2, n, 1, 1, generator=generator) * (torch.tensor(_SHAPE[1:])[:, None, None, None] - side)
-    ).long()
+    device = generator.device if generator is not None else torch.device("cpu")
+    drawn = {"generator": generator, "device": device}
+    share = 0.2 + 0.6 * torch.rand(n, 1, 1, **drawn)
+    pixels = torch.rand(n, height, width, **drawn) < share
+    rows, columns = torch.arange(height, device=device)[None, :, None], torch.arange(width, device=device)[None, None]
+    side = torch.randint(8, 25, (2, n, 1, 1), **drawn)
+    sides = torch.tensor(_SHAPE[1:], device=device)[:, None, None, None]
+    corner = (torch.rand(2, n, 1, 1, **drawn) * (sides - side)).long()
     outside_rows = (rows < corner[0]) | (rows >= corner[0] + side[0])
     boxes = outside_rows | (columns < corner[1]) | (columns >= corner[1] + side[1])
-    period = torch.randint(2, 7, (n, 1, 1), generator=generator)
+    period = torch.randint(2, 7, (n, 1, 1), **drawn)
     stripes = (rows % period == 0).expand(-1, -1, width)
-    kind = torch.randint(4, (n, 1, 1), generator=generator)  # half of them at random
+    kind = torch.randint(4, (n, 1, 1), **drawn)  # half of them at random
     return torch.where(kind < 2, pixels, torch.where(kind == 2, boxes, stripes))[:, None]

@@ -54,8 +54,8 @@ def train_reconstructor(
     from sciinstruct.inference.packaged import make_setup
     from sciinstruct.priors import zoo
 
-    folder, where = writable_folder(out), usable_device(device)
     made = make_setup(setup)
+    folder, where = writable_folder(out), usable_device(device)
     images, about = cell_images(_NPIX, n_images, seed + 1000, progress)  # other structures than the prior saw
     settings = AmortizedPPM.for_images(
         steps, heads=1, sigma_min=0.02, width=32, scoring_steps=scoring_steps, scoring_batch=16

@@ -171,7 +171,7 @@ class DistillationRun:
 
     def _relative(self, x: Tensor) -> Tensor:
         physical = self.equation.impose_boundary(self.teacher.to_physical(x))
-        return relative_residual(self.equation, physical, self.settings.scale_mode)  # type: ignore[arg-type]
+        return relative_residual(self.equation, physical, self.settings.scale_mode)
 
     def _target(self, share: float) -> Denoise:
         """The teacher, tilted by the residual if that is asked for."""

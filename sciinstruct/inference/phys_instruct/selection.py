@@ -134,7 +134,7 @@ class Selection:
                 f"no state of the run passed the selection at k = {self.k} (amplitude ratio within {_AMPLITUDE}, "
                 f"distance at most {_FARTHEST} times the least); the last is returned, with amplitude ratio "
                 f"{self._of(last.amplitude):.3g}, distance {self._of(last.swd):.3g} and pde_error "
-                f"{self._of(last.pde_error):.3g}. Lower lam or the learning rate, or take scale_mode='batch'",
+                f"{self._of(last.pde_error):.3g}. Lower lam or the learning rate",
                 stacklevel=3,
             )
         return None

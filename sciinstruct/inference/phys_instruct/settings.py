@@ -19,6 +19,7 @@ from sciinstruct.inference.phys_instruct.run import DistillationRun
 from sciinstruct.inference.phys_instruct.student import Student
 from sciinstruct.inference.phys_instruct.teacher import data_spread
 from sciinstruct.operators.pde.equation import Equation
+from sciinstruct.operators.pde.errors import SCALE_MODES, ScaleMode
 
 _SELF_TEST = 64  # true fields it looks at
 _LAST_RATE = 0.05
@@ -46,8 +47,10 @@ class PhysInstruct:
     auto_lambda : float, optional
         Rescale the weight so that the residual's gradient in the fields has this share of the divergence's, in rms;
         replaces `lam`. 0.3 is a good value.
-    scale_mode : {"batch", "data"}
-        What residuals are relative to: the generated fields' own magnitude, or the data's (which rewards shrinking).
+    scale_mode : {"smaller", "batch", "data"}
+        What residuals are relative to: the generated fields' own magnitude (which rewards inflation, where the
+        network's roughness makes the residual), the data's (which rewards shrinking), or the smaller of the two. None
+        of them sees a loss of contrast in equations whose magnitude is constant, as Darcy's is.
     diffused_residual : bool
         Instead of a penalty on the fields, tilt the teacher's score at every level by the residual of its denoised
         fields, ``exp(-lam * pixels * R)``. Only with "ikl".
@@ -87,7 +90,7 @@ class PhysInstruct:
     weighting: Weighting | None = None
     lam: float = 0.3
     auto_lambda: float | None = None
-    scale_mode: str = "batch"
+    scale_mode: ScaleMode = "smaller"
     diffused_residual: bool = False
     iterations: int = 1500
     batch: int = 64
@@ -131,8 +134,8 @@ class PhysInstruct:
                 f"weighting must be one of {WEIGHTINGS}, got {self.weighting!r}",
             ),
             (
-                self.scale_mode not in ("batch", "data"),
-                f"scale_mode must be 'batch' or 'data', got {self.scale_mode!r}",
+                self.scale_mode not in SCALE_MODES,
+                f"scale_mode must be one of {SCALE_MODES}, got {self.scale_mode!r}",
             ),
             (not 0 <= self.lam < math.inf, f"lam must be finite and not negative, got {self.lam}"),
             (

@@ -120,7 +120,7 @@ def rough(equation, generator, count=2):
     return x + 7.5 if equation.name == "darcy" else x
 
 
-@pytest.mark.parametrize("mode", ["batch", "data"])
+@pytest.mark.parametrize("mode", ["smaller", "batch", "data"])
 def test_gradient_of_the_penalty_is_that_of_differences(kind, mode, generator):
     equation = kind(9)
     x = rough(equation, generator).requires_grad_()
@@ -170,6 +170,9 @@ def test_penalty_scales(kind, generator):
     r2, m2 = equation.residual(x).square().mean(), equation.magnitude(x).square().mean()
     torch.testing.assert_close(relative_residual(equation, x), r2 / m2)
     torch.testing.assert_close(relative_residual(equation, x, "data"), r2 / equation.scale**2)
+    for scale in (0.5 * float(m2.sqrt()), 2 * float(m2.sqrt())):
+        equation.scale = scale
+        torch.testing.assert_close(relative_residual(equation, x, "smaller"), r2 / m2.clamp(max=scale**2))
     assert pde_error(equation, x) == pytest.approx(float((r2 / m2).sqrt()))
     assert pde_error_data(equation, x) == pytest.approx(float(r2.sqrt()) / equation.scale)
     assert magnitude_rms(equation, x) == pytest.approx(float(m2.sqrt()))
