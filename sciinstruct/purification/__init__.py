@@ -4,11 +4,13 @@ A stress test and a repair of structured artefacts, not a guarantee: an attacker
 its robustness away, and what is rare is moved to what is common.
 """
 
-from sciinstruct.purification.base import Calls, DenoiserPurifier, Purifier
+from sciinstruct.purification.base import Calls, DenoiserPurifier, NoGradientError, Purifier
 from sciinstruct.purification.choice import CleanCost, SigmaChoice, choose_sigma
 from sciinstruct.purification.diffused import DiffPure, Diffused, PurifyPP
+from sciinstruct.purification.evaluation import describe, evaluate
 from sciinstruct.purification.filters import Filter, MedianFilter, TotalVariation, Wavelet
 from sciinstruct.purification.model import Classifier, Outcome, Predictions, PurifiedModel
+from sciinstruct.purification.protocol import Protocol
 from sciinstruct.purification.score_opt import ScoreOpt, optimise_image
 from sciinstruct.purification.simple import GRADUAL_TIMES, Identity, NoiseOnly, OneShot, Rounds
 
@@ -23,10 +25,12 @@ __all__ = [
     "Filter",
     "Identity",
     "MedianFilter",
+    "NoGradientError",
     "NoiseOnly",
     "OneShot",
     "Outcome",
     "Predictions",
+    "Protocol",
     "PurifiedModel",
     "Purifier",
     "PurifyPP",
@@ -36,5 +40,7 @@ __all__ = [
     "TotalVariation",
     "Wavelet",
     "choose_sigma",
+    "describe",
+    "evaluate",
     "optimise_image",
 ]

@@ -18,6 +18,10 @@ Seeds = Generators | int
 _ROUNDING = 1e-5  # of the range's width: how far outside an image may lie that was computed in float32
 
 
+class NoGradientError(ValueError):
+    """A purifier or classifier cannot be differentiated: only attacks that ask for predictions alone are left."""
+
+
 class Calls(NamedTuple):
     """What one purification costs per image, in evaluations of the denoiser."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sciinstruct.core.checks import check_positive
 from sciinstruct.diffusion.solvers import Generators
-from sciinstruct.purification.base import Calls, Purifier
+from sciinstruct.purification.base import Calls, NoGradientError, Purifier
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Filter(Purifier):
 
     def _run(self, image: Tensor, generator: Generators, differentiable: bool) -> Tensor:
         if differentiable:
-            raise ValueError(
+            raise NoGradientError(
                 f"{type(self).__name__} has no gradient; attack it through its surrogate, the identity, instead"
             )
         arrays = image.detach().cpu().numpy()

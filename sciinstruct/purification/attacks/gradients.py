@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import SolverError
+from sciinstruct.purification.base import NoGradientError
 from sciinstruct.purification.model import PurifiedModel
 
 View = Callable[[PurifiedModel, Tensor, torch.Generator], Tensor]
@@ -106,7 +107,7 @@ def expected_ascent(
 
     Raises
     ------
-    ValueError
+    NoGradientError
         If the classifier gives no gradient.
     SolverError
         If the gradient is not finite.
@@ -123,7 +124,7 @@ def expected_ascent(
             logits = view(model, leaf.repeat(draws, 1, 1, 1), generator)
             loss = goal(mean_log_probabilities(logits, draws), classes)
         if not loss.requires_grad:
-            raise ValueError(
+            raise NoGradientError(
                 "the classifier gives no gradient to its input (no_grad, detach or numpy inside): only attacks without "
                 "gradients can be run, use SquareSearch"
             )
