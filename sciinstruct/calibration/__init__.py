@@ -12,6 +12,7 @@ from sciinstruct.calibration.predictive import predictive_check
 from sciinstruct.calibration.quantities import Quantity
 from sciinstruct.calibration.ranks import coverage_from_ranks, mean_coverage_error, randomised_ranks
 from sciinstruct.calibration.report import ReportPaths, write_report
+from sciinstruct.calibration.robustness import RobustnessPaths, write_robustness
 from sciinstruct.calibration.running import StudyRun, run_study
 from sciinstruct.calibration.scores import fair_crps, fair_energy_score
 from sciinstruct.calibration.stein import stein_ratio
@@ -25,6 +26,7 @@ __all__ = [
     "CalibrationReport",
     "Quantity",
     "ReportPaths",
+    "RobustnessPaths",
     "StudyRun",
     "Verdict",
     "calibrate",
@@ -44,5 +46,6 @@ __all__ = [
     "stein_ratio",
     "tarp_ranks",
     "write_report",
+    "write_robustness",
     "write_study",
 ]

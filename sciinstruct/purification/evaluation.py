@@ -78,7 +78,8 @@ def evaluate(
         choosing the smallest of several counts. ``beyond`` and ``beyond_error``: single accuracy under the larger
         budget. ``distance`` (attack, image): size of the change over that of the budget. ``seconds``, ``calls_forward``
         and ``calls_backward``: of one prediction, per image. ``attack_seconds`` (attack): per image. Attributes:
-        threat model, purifier, seed, versions, ``notes`` (lines a reader must see), ``draft``.
+        threat model, purifier, seed, versions, ``draft``, and lines that a reader must see: ``faults``, why the
+        headline is too high, and ``notes``.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def evaluate(
     found = _dataset(trials, attacks, protocol.budget, image, rest)
     calls = model.purifier.calls
     costs = {"seconds": seconds, "calls_forward": calls.forward, "calls_backward": calls.backward}
-    said = notes(traits) + [f"Draft: {text}." for text in lacking] + _remarks(found, traits, validation is not None)
+    faults = [f"Draft: {text}." for text in lacking] + _faults(found, traits)
     return found.assign(**costs).assign_attrs(
         purifier=describe(model.purifier),
         threat=_threat(protocol.budget),
@@ -126,7 +127,8 @@ def evaluate(
         classes=traits.classes,
         seed=seed,
         draft=int(bool(lacking)),
-        notes="\n".join(said),
+        faults="\n".join(faults),
+        notes="\n".join(notes(traits) + _remarks(found, traits, validation is not None)),
         sciinstruct=__version__,
         torch=str(torch.__version__),
     )
@@ -250,6 +252,17 @@ def _dataset(
     return xarray.Dataset(values, {"attack": names, "count": list(COUNTS)})
 
 
+def _faults(found: "xarray.Dataset", traits: Traits) -> list[str]:
+    """What makes the headline too high."""
+    beyond, chance = float(found.beyond), 1 / traits.classes
+    if not beyond > chance + 2 * float(found.beyond_error):
+        return []
+    return [
+        f"Accuracy {beyond:.2f} is left under the larger budget, chance is {chance:.2f}: gradients are masked, or the "
+        "attack is too weak. The headline is too high."
+    ]
+
+
 def _remarks(found: "xarray.Dataset", traits: Traits, validated: bool) -> list[str]:
     """What the numbers themselves should make a reader ask."""
     said = []
@@ -258,12 +271,6 @@ def _remarks(found: "xarray.Dataset", traits: Traits, validated: bool) -> list[s
     better = [str(name) for name in single.attack.values if float(single.sel(attack=name)) > clean + 2 * error]
     if better:
         said.append(f"Accuracy is higher after {', '.join(better)} than without: that attack pushed the wrong way.")
-    beyond, chance = float(found.beyond), 1 / traits.classes
-    if beyond > chance + 2 * float(found.beyond_error):
-        said.append(
-            f"Accuracy {beyond:.2f} is left under the larger budget, chance is {chance:.2f}: gradients are masked, or "
-            "the attack is too weak. The headline is too high."
-        )
     if traits.changes and not validated:
         said.append("Not told which images settings were chosen on (validation): they may have been tuned on these.")
     return said

@@ -73,7 +73,7 @@ def test_robust_accuracy_of_a_linear_classifier_is_exact(bare, normal, images):
     assert bare.robust.sel(count="single") == pytest.approx(float(kept.double().mean()))
     assert bare.accuracy.sel(attack="none", count="single") == pytest.approx(float((margin > 0).double().mean()))
     assert (bare.robust == bare.rescored).all()  # nothing is random here
-    assert float(bare.beyond) < 0.1 and bare.notes == "" and bare.draft == 0
+    assert float(bare.beyond) < 0.1 and bare.notes == bare.faults == "" and bare.draft == 0
 
 
 def test_the_headline_is_the_minimum_of_every_image(two_modes, linear, images):
@@ -148,7 +148,7 @@ def test_protocols_that_flatter_are_refused_or_tell_so(changes, text, two_modes,
 def test_a_draft_says_what_it_lacks(linear, images):
     model = PurifiedModel(Identity(), linear)
     found = evaluate(model, *images, Protocol({"exact": PGD(BUDGET, steps=5)}), draft=True, generator=0)
-    assert found.draft == 1 and "Draft: no attack without gradients" in found.notes
+    assert found.draft == 1 and "Draft: no attack without gradients" in found.faults
 
 
 def test_without_gradients_only_predictions_are_attacked_and_the_result_says_so(linear, images):
@@ -171,7 +171,7 @@ def test_what_numbers_alone_give_away_is_noted(two_modes, images):
         return torch.nn.functional.one_hot(torch.ones(len(x), dtype=torch.long), 2) * 5.0 + 1e-3 * x.flatten(1)[:, :2]
 
     found = evaluate(PurifiedModel(Identity(), stubborn), image[where], torch.ones_like(labels), quick(), generator=0)
-    assert "gradients are masked" in found.notes
+    assert "gradients are masked" in found.faults
 
     def curved(x):
         return torch.tanh(x.flatten(1)[:, :3])
