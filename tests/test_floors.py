@@ -24,6 +24,7 @@ FLOORS = {
     "jobs": 7,
     "cli_options": 8,
     "cli_pde": 9,
+    "cli_purify": 9,
     "cli": 10,
 }
 # The package's own front page gathers names, and the checkout finder serves it.

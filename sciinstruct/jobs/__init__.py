@@ -5,6 +5,7 @@ from sciinstruct.jobs.demo import demo
 from sciinstruct.jobs.exposure import Exposure, expose
 from sciinstruct.jobs.microscopy import MicrographResult, reconstruct_micrograph
 from sciinstruct.jobs.pde_training import held_out_fields, train_student, train_teacher
+from sciinstruct.jobs.purification import FluxChange, PurifyResult, purify_files
 from sciinstruct.jobs.reconstruction import (
     JobResult,
     interferometry_problem,
@@ -20,8 +21,10 @@ from sciinstruct.jobs.training import train_from
 __all__ = [
     "CalibrationResult",
     "Exposure",
+    "FluxChange",
     "JobResult",
     "MicrographResult",
+    "PurifyResult",
     "StackResult",
     "calibrate_files",
     "calibrate_solver",
@@ -31,6 +34,7 @@ __all__ = [
     "interferometry_problem",
     "local_cluster",
     "plane_seed",
+    "purify_files",
     "reconstruct_micrograph",
     "reconstruct_observation",
     "reconstruct_stack",
