@@ -68,6 +68,7 @@ def closing_diagnostics(
         "bad_rows": state.bad_rows,
         "target_evaluations": state.evaluations,
         "seconds": state.seconds,
+        "pilot_seconds": start.seconds,
         "curves": {k: [v if math.isfinite(v) else None for v in c] for k, c in state.curves.items()},
     }
     return values | {"warnings": _warnings(values, _CLOSING - found)}

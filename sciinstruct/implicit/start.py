@@ -1,5 +1,6 @@
 """Where training begins: the pilot's particles, the whitening they give, and whether they form separate modes."""
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ class Start(NamedTuple):
     seeded: bool  # whether the latents start from particles
     log_normalizer: float  # the pilot's estimate; NaN where particles were given
     evaluations: int
+    seconds: float = 0.0  # of the pilot and the search for modes
 
     @property
     def white(self) -> Tensor:
@@ -62,7 +64,7 @@ def make_start(
     """Run the pilot, or take the particles that are given or saved."""
     if saved is not None:
         return _moved(saved["start"], like.device)
-    log_z, evaluations = float("nan"), 0
+    log_z, evaluations, began = float("nan"), 0, time.perf_counter()
     if given is None:
         pilot = tempered_smc(target, settings.particles, scale=settings.start_scale, generator=generator, like=like)
         x, log_z, evaluations = pilot.x, pilot.log_normalizer, pilot.evaluations
@@ -82,7 +84,8 @@ def make_start(
     s_few = white.score(few).value
     bent = float((s_few + few).square().mean()) > _BENT
     seeded = settings.base == "particles" or (settings.base == "auto" and (clusters.several or bent))
-    return Start(x, mean, root, clusters, seeded, log_z, evaluations + white.evaluations)
+    spent = time.perf_counter() - began
+    return Start(x, mean, root, clusters, seeded, log_z, evaluations + white.evaluations, spent)
 
 
 def _moved(found: dict[str, Any], device: torch.device) -> Start:

@@ -343,7 +343,7 @@ class ImplicitSampler:
         if self.patience is not None and state.best is not None:
             network.load_state_dict(state.best["weights"])
         sigma = self.sigma_at(state.step)
-        diagnostics = closing_diagnostics(white, network, sigma, start, state)
+        diagnostics = {"objective": self.objective} | closing_diagnostics(white, network, sigma, start, state)
         card: dict[str, Any] = {"target": white.target.name, "settings": asdict(self)}
         card["seed"] = state.generator.initial_seed()
         return Sampler(network, start.mean, start.root, sigma, diagnostics, card)
