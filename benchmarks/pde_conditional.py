@@ -1,10 +1,11 @@
 """Forward, inverse and joint problems from a few sensors: the student as a prior, and what it is compared with.
 
-Run ``python -m benchmarks.pde_conditional --teacher FOLDER --student FOLDER`` from the root of a checkout. Methods are
-the student with k calls (samples by `LatentRTO`, and the most probable field), DiffusionPDE on the teacher, neuralop's
-FNO trained on the same data, the best linear estimate (kriging), and the classical solver: under the true law of
-coefficients where that is smooth, and alone where all of a is measured. Tasks are 3 % of the nodes of both fields
-(``joint``), of the coefficient (``forward``) or of the solution (``inverse``); for Burgers' equation 5 columns.
+Run ``python -m benchmarks.pde_conditional --teacher burgers-32 --student burgers-32`` from the root of a checkout.
+Methods are the student with k calls (samples by `LatentRTO`, and the most probable field), image annealing under the
+denoiser of the student's samples and under the teacher, DiffusionPDE on the teacher, neuralop's FNO trained on the same
+data, the best linear estimate (kriging), and the classical solver: under the true law of coefficients where that is
+smooth, and alone where all of a is measured. Tasks are 3 % of the nodes of both fields (``joint``), of the coefficient
+(``forward``) or of the solution (``inverse``); for Burgers' equation 5 columns.
 
 Each result, one (task, method, instance), is a line of the file ``--out``: an interrupted run goes on where it stopped,
 and a method whose settings changed is run afresh. A table of means and standard errors goes to the same name with
@@ -25,6 +26,7 @@ from torch import Tensor
 from benchmarks.bench import end_line, read_records
 from benchmarks.pde_fno import FNOTraining, describe, train_fno
 from benchmarks.pde_methods import (
+    Annealed,
     Guided,
     Kriging,
     Method,
@@ -40,7 +42,7 @@ from sciinstruct.core import atomic_path
 from sciinstruct.datasets.pde import simulate_pairs
 from sciinstruct.inference.phys_instruct import Student, equation_from_card, load_student
 from sciinstruct.operators.pde import Burgers, Darcy, Equation, pde_error
-from sciinstruct.priors import NetworkPrior
+from sciinstruct.priors import NetworkPrior, zoo
 
 TUNING = (-2, -1)  # instances whose truths lie before the first
 Record = dict[str, Any]
@@ -83,7 +85,14 @@ def methods_of(setting: Setting, task: str, draw: MaskDraw, dense: bool) -> dict
         found[f"student k={k}"] = (label, lambda posterior=posterior: posterior)
         best = StudentMAP(setting.student, k, args.rounds, mu)
         found[f"student k={k}, MAP"] = (f"rounds {args.rounds}, mu {mu}, {about}", lambda best=best: best)
-    label = f"n {args.samples}, steps {args.guided_steps}, {setting.teacher.card.weights_sha256[:12]}, {same}"
+    teacher, student = setting.teacher.card.weights_sha256[:12], setting.student.card.get("weights_sha256", "")[:12]
+    for name, digest, prior in (
+        ("teacher", teacher, setting.teacher),
+        ("student", student, setting.student.denoiser()),
+    ):
+        annealed = Annealed(prior, args.samples)
+        found[f"{name}, annealing"] = (f"n {args.samples}, {digest}, {same}", lambda annealed=annealed: annealed)
+    label = f"n {args.samples}, steps {args.guided_steps}, {teacher}, {same}"
     found["DiffusionPDE"] = (label, lambda: guided_method(setting, draw))
     return found
 
@@ -118,6 +127,8 @@ def study(setting: Setting, path: Path) -> list[Record]:
         for name, (settings, make) in methods_of(setting, task, draw, task in dense).items():
             if task.startswith("inverse") and name == "solver":
                 continue  # it goes one way
+            if args.methods and not any(name.startswith(start) for start in args.methods):
+                continue
             make = cache(make)
             for seed in range(args.instances):
                 record = kept.get((task, name, seed), {})
@@ -177,10 +188,11 @@ def markdown(rows: list[Record], floor: float) -> str:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of a teacher prior")
-    parser.add_argument("--student", required=True, help="folder or name of its student")
+    parser.add_argument("--teacher", required=True, help="name or folder of a teacher prior")
+    parser.add_argument("--student", required=True, help="name or folder of its student")
     parser.add_argument("--instances", type=int, default=20)
     parser.add_argument("--tasks", nargs="+", default=["joint", "columns"], help="or all")
+    parser.add_argument("--methods", nargs="+", help="beginnings of the names of methods to run; all by default")
     parser.add_argument("--calls", type=int, nargs="+", default=[2, 4], help="network calls of the student")
     parser.add_argument("--samples", type=int, default=8, help="posterior samples of each instance")
     parser.add_argument("--rounds", type=int, help="Gauss-Newton rounds of the student's samples, default 2; Burgers 1")
@@ -197,7 +209,7 @@ def main(words: list[str] | None = None) -> None:
     """Run what is missing and write the tables."""
     torch.set_num_threads(1)
     args = parse(words)
-    teacher, student = NetworkPrior.load(args.teacher), load_student(args.student)
+    teacher, student = zoo.load(args.teacher), load_student(args.student)
     equation = equation_from_card(teacher.card)
     if args.rounds is None:
         args.rounds = 1 if isinstance(equation, Burgers) else 2  # columns are many data, and each costs a gradient

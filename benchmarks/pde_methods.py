@@ -9,9 +9,10 @@ from torch import Tensor
 
 from benchmarks.pde_fno import FNO
 from benchmarks.pde_tasks import Answer, Instance, of_samples
-from sciinstruct.core import InverseProblem, Likelihood, SolverError
+from sciinstruct.core import Denoiser, InverseProblem, Likelihood, SolverError
 from sciinstruct.core import Operator as CoreOperator
 from sciinstruct.datasets.pde import coefficient_law
+from sciinstruct.inference import ImageAnnealing
 from sciinstruct.inference.baselines import DiffusionPDE
 from sciinstruct.inference.phys_instruct import LatentMAP, LatentRTO, PushForwardPrior, Student
 from sciinstruct.operators.pde import Equation
@@ -56,6 +57,21 @@ class StudentMAP:
         equation = self.student.equation if self.mu > 0 else None
         solver = LatentMAP(steps=40, rounds=self.rounds, restarts=2, equation=equation, mu=self.mu)
         found = solver.run(problem, generator=seed)
+        return of_samples(found.samples, found.attributes["network_calls"])
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """Image annealing under a diffusion prior of the fields: a teacher, or the denoiser of a student's samples."""
+
+    prior: Denoiser
+    samples: int
+
+    def __call__(self, instance: Instance, seed: int) -> Answer:
+        """Samples of the posterior."""
+        found = ImageAnnealing(bottom=0.02).run(
+            InverseProblem(self.prior, instance.likelihood), self.samples, generator=seed
+        )
         return of_samples(found.samples, found.attributes["network_calls"])
 
 

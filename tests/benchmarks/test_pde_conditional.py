@@ -26,6 +26,7 @@ from sciinstruct.diffusion import EDMPrecond, UNetConfig
 from sciinstruct.diffusion.unet import make_unet
 from sciinstruct.inference.baselines import DiffusionPDE
 from sciinstruct.inference.phys_instruct import Student
+from sciinstruct.inference.phys_instruct.auxiliary import CallAuxiliary
 from sciinstruct.operators.mask import PixelMask
 from sciinstruct.operators.pde import Burgers, Darcy, Poisson
 from sciinstruct.operators.pde_sensors import random_nodes
@@ -45,7 +46,8 @@ def networks(burgers):
     card = Card((1, 8, 8), (0.02, 20.0), 0.5, 0.0, 0.5, asdict(SMALL), name="small", weights_sha256="0" * 64)
     network = make_unet(SMALL, seed=1)
     teacher = NetworkPrior(EDMPrecond(network, 0.5), card)
-    return teacher, Student(teacher, teacher, burgers, (2.5, 1.0, 0.4, 0.15), {"weights_sha256": "1" * 64})
+    auxiliary = CallAuxiliary(NetworkPrior(EDMPrecond(make_unet(SMALL, seed=1), 0.5), card), 4)
+    return teacher, Student(teacher, auxiliary, burgers, (2.5, 1.0, 0.4, 0.15), {"weights_sha256": "1" * 64})
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +177,20 @@ def test_a_study_resumes_and_runs_changed_settings_afresh(burgers, networks, tmp
     first = pde_conditional.study(setting, path)
     lines = path.read_text().splitlines()
     methods = {"FNO", "kriging", "solver, true law", "student k=1", "student k=1, MAP", "DiffusionPDE"}
-    assert {r["solver"] for r in first} == methods and len(lines) == len(first) == 6
+    methods |= {"teacher, annealing", "student, annealing"}
+    assert {r["solver"] for r in first} == methods and len(lines) == len(first) == 8
     path.write_text("\n".join(lines[:-1]) + '\n{"problem": "colu')  # cut off in the last line
     again = pde_conditional.study(setting, path)
-    assert len(path.read_text().splitlines()) == 7
+    assert len(path.read_text().splitlines()) == 9
     assert [{k: v for k, v in r.items() if k != "seconds"} for r in again] == [
         {k: v for k, v in r.items() if k != "seconds"} for r in first
     ]
     args.guided_steps = 4
     pde_conditional.study(setting, path)
-    new = [json.loads(text) for text in path.read_text().splitlines()[7:]]
+    new = [json.loads(text) for text in path.read_text().splitlines()[9:]]
     assert [r["solver"] for r in new] == ["DiffusionPDE"] and new[0]["calls_per_sample"] == 14
+    args.methods = ["student,", "krig"]
+    assert {r["solver"] for r in pde_conditional.study(setting, path)} == {"student, annealing", "kriging"}
 
 
 def test_the_table_gives_means_and_standard_errors():
