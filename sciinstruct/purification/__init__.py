@@ -13,6 +13,8 @@ from sciinstruct.purification.model import Classifier, Outcome, Predictions, Pur
 from sciinstruct.purification.protocol import Protocol
 from sciinstruct.purification.score_opt import ScoreOpt, optimise_image
 from sciinstruct.purification.simple import GRADUAL_TIMES, Identity, NoiseOnly, OneShot, Rounds
+from sciinstruct.purification.small_prior import train_small_prior
+from sciinstruct.purification.training import train_classifier
 
 __all__ = [
     "GRADUAL_TIMES",
@@ -43,4 +45,6 @@ __all__ = [
     "describe",
     "evaluate",
     "optimise_image",
+    "train_classifier",
+    "train_small_prior",
 ]

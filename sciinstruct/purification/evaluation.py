@@ -118,7 +118,7 @@ def evaluate(
     }
     found = _dataset(trials, attacks, protocol.budget, image, rest)
     calls = model.purifier.calls
-    costs = {"seconds": seconds, "calls_forward": calls.forward, "calls_backward": calls.backward}
+    costs: dict[str, Any] = {"seconds": seconds, "calls_forward": calls.forward, "calls_backward": calls.backward}
     faults = [f"Draft: {text}." for text in lacking] + _faults(found, traits)
     return found.assign(**costs).assign_attrs(
         purifier=describe(model.purifier),

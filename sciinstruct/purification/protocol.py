@@ -111,8 +111,9 @@ def counted(attack: Attack) -> bool:
 
 def blunt(attack: Attack) -> Attack:
     """BPDA in place of an exact attack, other attacks as they are: for a purifier without a gradient."""
-    exact = isinstance(attack, PGD) and attack.gradient == "exact"
-    return replace(attack, gradient="bpda") if exact else attack
+    if isinstance(attack, PGD) and attack.gradient == "exact":
+        return replace(attack, gradient="bpda")
+    return attack
 
 
 def notes(traits: Traits) -> list[str]:
