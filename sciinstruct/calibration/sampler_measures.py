@@ -94,8 +94,10 @@ def distances(draws: list[Tensor], gold: list[Tensor], generator: torch.Generato
     far, floor = [sliced(a, b) for a, b in zip(draws, gold)], [sliced(a, b) for a, b in pairs]
     v, squared = zip(*(mmd(a, b) for a, b in zip(draws, gold)))
     v_floor = [mmd(a, b)[0] for a, b in pairs]
-    averages = (sum(values) / len(values) for values in (far, floor, v, v_floor, squared))
-    return Distances(*averages, len(gold[0]), len(gold))
+    w2, w2_floor, v_mean, v_mean_floor, unbiased = (
+        sum(values) / len(values) for values in (far, floor, v, v_floor, squared)
+    )
+    return Distances(w2, w2_floor, v_mean, v_mean_floor, unbiased, len(gold[0]), len(gold))
 
 
 class ModeTable(NamedTuple):

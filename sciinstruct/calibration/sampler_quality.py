@@ -129,7 +129,7 @@ def sampler_quality(
     n : int
         Draws of the sampler in a set, at least 1000.
     names : list of str, optional
-        Of the parameters, in the order of ``target.constrain``.
+        Of the parameters, in the order of ``target.constrain``; the target's own by default.
     generator : torch.Generator or int, optional
         On the CPU; seed 0 by default, so that a report can be repeated.
 
@@ -181,9 +181,10 @@ def parameters(target: Target, x: Tensor, names: list[str] | None = None) -> tup
     parts = made if isinstance(made, dict) else {"x": made}
     flat = {k: v.reshape(len(x), -1) for k, v in parts.items()}
     found = [k if v.shape[1] == 1 else f"{k}[{i}]" for k, v in flat.items() for i in range(v.shape[1])]
-    if names is not None and len(names) != len(found):
-        raise ValueError(f"names must name {len(found)} parameters, got {len(names)}")
-    return names or found, torch.cat(list(flat.values()), 1).detach().cpu()
+    chosen = list(names or target.names or found)
+    if len(chosen) != len(found):
+        raise ValueError(f"names must name {len(found)} parameters, got {len(chosen)}")
+    return chosen, torch.cat(list(flat.values()), 1).detach().cpu()
 
 
 def _chain_health(chains: Chains) -> tuple[dict[str, Any], Tensor]:

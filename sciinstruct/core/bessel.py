@@ -1,6 +1,7 @@
 """Bessel functions of integer order that torch lacks, on any device and differentiable."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,52 @@ def bessel_j(order: int, x: Tensor) -> Tensor:
     nodes = int(reach) + order + 32 + int(4 * reach ** (1 / 3))
     t = (torch.arange(nodes, dtype=x.dtype, device=x.device) + 0.5) * (math.pi / nodes)
     return torch.cos(order * t - x[..., None] * torch.sin(t)).mean(-1)
+
+
+class _J0(torch.autograd.Function):
+    """J_0 with derivative -J_1, to any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.special.bessel_j0(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return -slope * _J1.apply(x)
+
+
+class _J1(torch.autograd.Function):
+    """J_1 with derivative J_0 - J_1 / x, to any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.special.bessel_j1(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        small = x.abs() < 1e-6
+        ratio = _J1.apply(x) / torch.where(small, 1.0, x)
+        return slope * (_J0.apply(x) - torch.where(small, 0.5, ratio))
+
+
+def bessel_j01(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Bessel functions J_0 and J_1 of real arguments, differentiable; cheaper than `bessel_j` in large batches.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+
+    Returns
+    -------
+    tuple of Tensor, each of x's shape
+        As accurate as torch's own: worst near x = 5, by 5e-7.
+    """
+    return _J0.apply(x), _J1.apply(x)
 
 
 _CROSSOVER = 30.0  # below it the downward recurrence has converged, above it the upward one loses no digit

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sciinstruct.core.bessel import bessel_i_ratios, bessel_j
+from sciinstruct.core.bessel import bessel_i_ratios, bessel_j, bessel_j01
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 5])
@@ -28,3 +28,15 @@ def test_bessel_i_ratios_equal_scipy(dtype, rtol):
     for k, ratio in enumerate(bessel_i_ratios(5, z), start=1):
         exact = torch.as_tensor(ive(k, z.double().numpy()) / ive(k - 1, z.double().numpy()))
         torch.testing.assert_close(ratio.double(), exact, rtol=rtol, atol=0)
+
+
+def test_the_quick_pair_equals_the_integrals_and_can_be_differentiated_twice():
+    x = torch.linspace(-20, 60, 801, dtype=torch.float64)
+    for k, found in enumerate(bessel_j01(x)):
+        torch.testing.assert_close(found, bessel_j(k, x), atol=6e-7, rtol=0)
+    few = torch.tensor([0.0, 0.3, 2.0, 17.0], dtype=torch.float64, requires_grad=True)
+    for k in (0, 1):
+        assert torch.autograd.gradcheck(lambda z, k=k: bessel_j01(z)[k], few)
+    away = few.detach()[1:].requires_grad_()
+    for k in (0, 1):
+        assert torch.autograd.gradgradcheck(lambda z, k=k: bessel_j01(z)[k], away)

@@ -6,8 +6,10 @@ from sciinstruct.implicit.targets import curved, energies, mixtures
 from sciinstruct.implicit.targets.base import Target
 from sciinstruct.implicit.targets.check import check_target
 from sciinstruct.implicit.targets.constraints import Support
+from sciinstruct.implicit.targets.logistic import LogisticRegression
 from sciinstruct.implicit.targets.mixtures import GaussianMixture
 from sciinstruct.implicit.targets.pyro_model import PyroTarget
+from sciinstruct.implicit.targets.ring import RingTarget
 from sciinstruct.implicit.targets.wrappers import DistributionTarget, FunctionTarget
 
 ZOO: dict[str, Callable[[], Target]] = {
@@ -55,7 +57,9 @@ __all__ = [
     "DistributionTarget",
     "FunctionTarget",
     "GaussianMixture",
+    "LogisticRegression",
     "PyroTarget",
+    "RingTarget",
     "Support",
     "Target",
     "check_target",

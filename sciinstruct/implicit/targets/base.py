@@ -28,9 +28,12 @@ class Target(nn.Module, ABC):
         Centres (K, dim) and weights (K,) of separate modes, where they are known.
     exact : bool
         Whether `sample` gives exact draws.
+    names : tuple of str or None
+        Of the parameters, in the order of `constrain`, where they have any.
     """
 
     exact: bool = False
+    names: tuple[str, ...] | None = None
 
     def __init__(self, dim: int, name: str) -> None:
         super().__init__()
