@@ -26,6 +26,7 @@ from sciinstruct.inference.simulator import Simulator, as_simulator
 _NULL = 1e-4  # share of the variance that data remove, below which they are said to say nothing
 _SLOW = 0.9  # share left from which on a direction takes 100 sweeps and more
 _NAMED = 8  # directions described
+_ALONE = 0.999  # share of a pixel's unit vector within the null space from which on the pixel itself is unseen
 _ITEMS = 64  # whose instruments are averaged where they differ
 
 
@@ -38,7 +39,7 @@ class Identifiability:
     shares : Tensor, shape (d,)
         l, the share of the prior's variance a posterior keeps, falling; over independent directions.
     directions : Tensor, shape (d, *event_shape)
-        Those directions as events, of unit norm.
+        Those directions as changes of an event, of unit norm.
     rates : Tensor, shape (d,)
         Factor by which the error of the variance falls in one sweep over the data.
     sweeps : Tensor, shape (d,)
@@ -74,8 +75,16 @@ class Identifiability:
         return (flat - (flat @ basis) @ basis.T).reshape(x.shape)
 
     def names(self) -> list[str]:
-        """Null directions in words, at most eight."""
-        return list(dict.fromkeys(describe(direction) for direction in self.null_directions[: 4 * _NAMED]))[:_NAMED]
+        """Null directions in words, at most eight: single numbers of an event first, then what else there is."""
+        null = self.null_directions
+        shape = null.shape[1:]
+        basis = torch.linalg.qr(null.flatten(1).T).Q
+        alone = basis.square().sum(1) > _ALONE
+        found = [e.reshape(shape) for e in torch.eye(len(basis), dtype=basis.dtype, device=basis.device)[alone]]
+        rest = torch.where(alone[:, None], torch.zeros_like(basis), basis)
+        values, vectors = torch.linalg.eigh(rest.T @ rest)
+        others = (rest @ vectors[:, values > 0.5]).T.reshape(-1, *shape)
+        return list(dict.fromkeys(describe(v) for v in [*found, *others[: 4 * _NAMED]]))[:_NAMED]
 
     def warnings(self) -> list[str]:
         """What a user of the learned law must know."""
@@ -154,7 +163,7 @@ def analyse(information: Tensor, covariance: Tensor, event_shape: tuple[int, ...
     gain = removed.square().mean(0)
     null = 1 - shares < _NULL
     sweeps = torch.where(null, torch.full_like(gain, float("inf")), 1 / gain.clamp_min(1e-12))
-    directions = torch.linalg.solve_triangular(chol.T, vectors, upper=True).T if not null.any() else (chol @ vectors).T
+    directions = (chol @ vectors).T  # changes of an event, not functionals of it
     directions = directions / directions.norm(dim=1, keepdim=True)
     return Identifiability(
         shares,

@@ -78,14 +78,14 @@ class FlowDiffRun:
         try:
             warming = self.step < s.warmup and self.estep.started
             info = self._both() if self.step < self.joint and not warming else self._prior_alone()
+            if (self.step + 1) % max(1, s.steps // _EVALUATIONS) == 0:
+                info |= self._evaluate()
         except SolverError as error:
             raise SolverError(
                 f"{error} at step {self.step}; lower the learning rates, or check that measurements and instrument "
                 "are in the units they claim"
             ) from error
         self.step += 1
-        if self.step % max(1, s.steps // _EVALUATIONS) == 0:
-            info |= self._evaluate()
         for name, value in info.items():
             self.curves.setdefault(name, []).append(value)
         self.seconds += time.perf_counter() - began
@@ -143,7 +143,7 @@ class FlowDiffRun:
 
     def _evaluate(self) -> dict[str, float]:
         """The objective on measurements not learned from, with the same noise at every evaluation."""
-        if not isinstance(self.estep, FlowStep) or self.step > self.joint:
+        if not isinstance(self.estep, FlowStep) or self.step >= self.joint:
             return {}
         g = torch.Generator(self.held_out.device).manual_seed(_SEED)
         self.prior.requires_grad_(False)

@@ -19,7 +19,7 @@ from sciinstruct.priors.problems.base import MatrixOperator
 
 F64 = torch.float64
 A = torch.tensor([[1.0, 0.3], [0.0, 0.8]])
-QUICK = {"steps": 12, "batch": 16, "warmup": 2}
+QUICK = {"steps": 8, "batch": 16, "warmup": 2}
 
 
 def seeded(n=0):
