@@ -165,7 +165,7 @@ for i, (name, values) in enumerate(fractions.items()):
 ax.axhline(0.25, color="0.5", lw=1)
 ax.set_xticks(range(len(views)), list(views))
 ax.set_ylabel("merger fraction (truth: line)")
-ax.legend(frameon=False, fontsize=8, ncols=3)
+ax.legend(frameon=False, fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 # %%
 # What it does to fluxes

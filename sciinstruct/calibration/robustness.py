@@ -122,12 +122,13 @@ def _row(model: str, found: "xarray.Dataset") -> dict[str, Any]:
 
 
 def _verdicts(evaluations: Mapping[str, "xarray.Dataset"], trained: str | None) -> list[Verdict]:
-    rows = []
+    said: dict[tuple[str, str], list[str]] = {}
     for model, found in evaluations.items():
         lines = [(FAIL, line) for line in found.attrs["faults"].splitlines()]
         lines += [(WARN, line) for line in found.attrs["notes"].splitlines()]
-        for status, line in lines or [(PASS, "The attacks suffice, and nothing in the numbers speaks against them.")]:
-            rows.append(Verdict(f"attacks on {model}", status, None, "", line, ""))
+        for line in lines or [(PASS, "The attacks suffice, and nothing in the numbers speaks against them.")]:
+            said.setdefault(line, []).append(model)
+    rows = [Verdict(", ".join(models), status, None, "", line, "") for (status, line), models in said.items()]
     if trained is None:
         meaning = "No adversarially trained classifier was evaluated beside these."
         action = "Train one with sciinstruct.purification.train_classifier: so far it beat every purifier here."
