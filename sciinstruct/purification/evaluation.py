@@ -76,9 +76,10 @@ def evaluate(
         and all attacks that do not know the seed, averaged over the images. ``rescored`` and its error (count): the
         images behind the headline's "single" judged by fresh draws; where it is higher, the difference is the luck of
         choosing the smallest of several counts. ``beyond`` and ``beyond_error``: single accuracy under the larger
-        budget. ``distance`` (attack, image): size of the change over that of the budget. ``seconds``, ``calls_forward``
-        and ``calls_backward``: of one prediction, per image. ``attack_seconds`` (attack): per image. Attributes:
-        threat model, purifier, seed, versions, ``draft``, and lines that a reader must see: ``faults``, why the
+        budget. ``worst_image`` (image, channel, y, x): what the headline's "single" was counted on. ``distance``
+        (attack, image): size of the change over that of the budget. ``seconds``, ``calls_forward`` and
+        ``calls_backward``: of one prediction, per image. ``attack_seconds`` (attack): per image. Attributes: threat
+        model, purifier, seed, versions, ``draft``, and lines that a reader must see: ``faults``, why the
         headline is too high, and ``notes``.
 
     Raises
@@ -205,11 +206,15 @@ def _rescored(
     source: torch.Generator,
 ) -> Tensor:
     """Accuracies (3,) of the worst image of each row, by fresh draws."""
-    candidates = _in_minimum(trials, attacks)
+    image = _worst_images(_in_minimum(trials, attacks))
+    return _judged(model, "", image, labels, repeats, source).right.mean(1)
+
+
+def _worst_images(candidates: list[_Trial]) -> Tensor:
+    """Of every row the image whose draws are right least often, (B, C, H, W)."""
     worst = torch.stack([trial.right[0] for trial in candidates]).argmin(0)
     rows = torch.arange(len(worst), device=worst.device)
-    image = torch.stack([trial.image for trial in candidates])[worst, rows]
-    return _judged(model, "", image, labels, repeats, source).right.mean(1)
+    return torch.stack([trial.image for trial in candidates])[worst, rows]
 
 
 def _beyond(
@@ -246,6 +251,7 @@ def _dataset(
         "beyond_error": ((), binomial_error(rest["beyond"], n)),
         "distance": (("attack", "image"), distance),
         "attack_seconds": (("attack",), torch.tensor([trial.seconds for trial in trials])),
+        "worst_image": (("image", "channel", "y", "x"), _worst_images(kept)),
         "counted": (("attack",), torch.tensor([any(trial is one for one in kept) for trial in trials])),
     }
     values = {name: (dims, value.cpu().numpy()) for name, (dims, value) in columns.items()}

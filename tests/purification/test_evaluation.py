@@ -88,6 +88,8 @@ def test_the_headline_is_the_minimum_of_every_image(two_modes, linear, images):
     assert (worst <= single).all() and (worst <= vote).all()
     assert (found.rescored.sel(count="single") - found.robust.sel(count="single")) > -3 * found.rescored_error[0]
     assert (found.distance <= 1 + 1e-6).all() and (found.distance.sel(attack="none") == 0).all()
+    changes = torch.from_numpy(found.worst_image.values) - image
+    assert (BUDGET.measure(changes) <= BUDGET.size * (1 + 1e-6)).all() and (changes != 0).any()
     assert (int(found.calls_forward), int(found.calls_backward)) == (1, 0) and float(found.seconds) > 0
     assert (found.attack_seconds.sel(attack="exact") > 0).all()
 
