@@ -12,12 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sciinstruct.core import randn_like
+from sciinstruct.implicit.bank import Bank
 
-_WIDTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of the kernel, in whitened units
-_DEFENCE, _WIDE = 0.1, 2.0  # share and width of a broad Gaussian that keeps weights bounded
-_TRIAL = 500  # draws that choose the width; thrown away
-_ROWS = 1000
+_FEWEST = 500
 _K_HAT = 0.7  # Vehtari et al. 2024
 _LEAST_SHARE, _LEAST = 0.02, 100
 
@@ -65,17 +62,16 @@ def importance_check(
 
     References
     ----------
-    Hesterberg 1995 (defensive mixtures); Vehtari et al. 2024, "Pareto smoothed importance sampling".
+    Vehtari et al. 2024, "Pareto smoothed importance sampling".
     """
     from sciinstruct.inference.baselines.chains import require_arviz
 
-    if n < _TRIAL:
-        raise ValueError(f"n must be at least {_TRIAL}, got {n}")
+    if n < _FEWEST:
+        raise ValueError(f"n must be at least {_FEWEST}, got {n}")
     arviz = require_arviz()
-    bank = bank.double()
-    width = max(_WIDTHS, key=lambda h: _effective(_log_weights(_draw(bank, h, _TRIAL, generator), bank, h, log_prob)))
-    x = _draw(bank, width, n, generator)
-    log_w = _log_weights(x, bank, width, log_prob)
+    mixture = Bank(bank.double(), log_prob, generator)
+    x, log_w = mixture.draw(n, generator)
+    width = mixture.width
     if not log_w.isfinite().any():
         nan = math.nan
         return Importance(x, torch.full_like(log_w, 1 / n), False, "no draw has a density", nan, nan, nan, nan, width)
@@ -96,31 +92,3 @@ def _refusal(k: float, share: float, n: int, d: int) -> str:
     if share < _LEAST_SHARE or share * n < _LEAST:
         return f"only {share:.1%} of {n} draws are effective in {d} dimensions"
     return ""
-
-
-def _draw(bank: Tensor, width: float, n: int, generator: torch.Generator) -> Tensor:
-    index = torch.randint(len(bank), (n,), generator=generator, device=bank.device)
-    defend = torch.rand(n, 1, generator=generator, dtype=bank.dtype, device=bank.device) < _DEFENCE
-    noise = randn_like(bank[index], generator)
-    return torch.where(defend, _WIDE * noise, bank[index] + width * noise)
-
-
-def _log_weights(x: Tensor, bank: Tensor, width: float, log_prob: Callable[[Tensor], Tensor]) -> Tensor:
-    d = x.shape[1]
-    constant = 0.5 * d * math.log(2 * math.pi)
-    parts = [
-        (torch.cdist(rows, bank).square() * (-0.5 / width**2)).logsumexp(1) - math.log(len(bank)) - d * math.log(width)
-        for rows in x.split(_ROWS)
-    ]
-    broad = -0.5 * (x / _WIDE).square().sum(1) - d * math.log(_WIDE)
-    mixture = torch.logaddexp(torch.cat(parts) + math.log1p(-_DEFENCE), broad + math.log(_DEFENCE)) - constant
-    with torch.no_grad():
-        value = log_prob(x).double()
-    return torch.where(value.isfinite(), value - mixture, -math.inf)
-
-
-def _effective(log_w: Tensor) -> float:
-    """Effective share, zero where no weight is finite."""
-    if not log_w.isfinite().any():
-        return 0.0
-    return float(1 / log_w.softmax(0).square().sum() / len(log_w))

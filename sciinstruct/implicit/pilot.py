@@ -135,7 +135,7 @@ def tempered_smc(
         new = _next_temperature(log_ratio, t, _EFFECTIVE * n)
         log_w = torch.where(log_ratio.isfinite(), (new - t) * log_ratio, -math.inf)
         log_z += float(log_w.logsumexp(0)) - math.log(n)
-        cloud.take(_systematic(log_w.softmax(0), g))
+        cloud.take(systematic(log_w.softmax(0), g))
         t = new
         temperatures.append(t)
         if len(temperatures) > _MAX_STAGES:
@@ -211,7 +211,7 @@ def _next_temperature(log_ratio: Tensor, t: float, wanted: float) -> float:
     return max(low, t + 1e-9)
 
 
-def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
+def systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
     """Indices of systematic resampling."""
     n = len(weights)
     u = torch.rand((), generator=generator, dtype=torch.float64, device=weights.device)

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ Callback = Callable[[int, dict[str, float]], None]
 
 _OBJECTIVES = ("kl", "fisher", "dft", "diffused_kl")
 _SIGMA_START = {"kl": 0.5, "diffused_kl": 0.5, "fisher": 0.1, "dft": 0.1}
+_SIGMA_SEEDED = 0.1  # more would undo what the particles know
 _LATE_RATE = 0.1  # of the generator's, for the Fisher objectives after a start by KL
 _HOPELESS = 100  # generator steps in a row without a usable gradient
 _CHECKS = 20  # held-out checks in a run
@@ -60,8 +61,9 @@ class ImplicitSampler:
     learning_rate, score_rate : float
         Of Adam; a cosine takes them to 1 % and 10 %.
     sigma_start, sigma_end : float, optional
-        Noise falls geometrically between them over the first 60 %; 0.5 (0.1 for Fisher) to 0.03. `sigma_end` must be
-        below the narrowest width of the target, in whitened units.
+        Noise falls geometrically between them over the first 60 %; from 0.5 (0.1 for Fisher, and on a base of
+        particles, which covers the target already) to 0.03. `sigma_end` must be below the narrowest width of the
+        target, in whitened units.
     temper : float, optional
         Inverse temperature at the start, rising to 1 over the first half. Biases mode masses: off by default.
     kl_share : float, optional
@@ -221,13 +223,20 @@ class ImplicitSampler:
         saved = load_checkpoint(checkpoint) if resume and checkpoint is not None else None
         g = make_generator(generator, device)
         began = make_start(self, target, g, like, start, saved)
-        state = self._state(target, began, g, network, score_network)
+        settings = self._for_start(began)
+        state = settings._state(target, began, g, network, score_network)
         if saved is not None:
-            _check_settings(saved, asdict(self), target)
+            _check_settings(saved, asdict(settings), target)
             state.restore(saved["state"])
         white = WhitenedTarget(target, began.mean, began.root, began.longest)
-        self._loop(white, began, state, progress, callback, checkpoint)
-        return self._finish(white, began, state)
+        settings._loop(white, began, state, progress, callback, checkpoint)
+        return settings._finish(white, began, state)
+
+    def _for_start(self, start: Start) -> "ImplicitSampler":
+        """These settings, with the noise that suits the base."""
+        if self.sigma_start is not None or not start.seeded:
+            return self
+        return replace(self, sigma_start=max(self.sigma_end, min(_SIGMA_SEEDED, self.first_sigma)))
 
     def _state(
         self,

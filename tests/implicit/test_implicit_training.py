@@ -11,12 +11,14 @@ from sciinstruct.core.wasserstein import sliced_w2
 from sciinstruct.implicit import (
     DistributionTarget,
     FunctionTarget,
+    GaussianMixture,
     ImplicitSampler,
     Sampler,
     make_target,
     refine,
     tempered_smc,
 )
+from sciinstruct.implicit.start import settle
 
 QUICK = {"steps": 40, "warmup": 20, "batch": 64, "score_steps": 1, "width": 16, "depth": 2, "particles": 128}
 
@@ -231,3 +233,17 @@ def test_denoising_fisher_at_constant_noise_stays_finite():
     x = sampler.sample(2000, 1)
     assert x.isfinite().all() and x.abs().max() < 20
     assert sampler.diagnostics["skipped_steps"] == 0
+
+
+def test_mode_weights_settle_where_a_mixture_covers_the_target(generator):
+    """Particles with four fifths of a mode that weighs a half; in twenty dimensions they stay as they are."""
+    far = GaussianMixture(torch.tensor([[3.0, 0.0], [-3.0, 0.0]], dtype=torch.float64), 0.25 * torch.eye(2))
+    label = (torch.rand(2000, generator=generator) < 0.2).long()
+    x = far.means[label] + 0.5 * torch.randn(2000, 2, generator=generator, dtype=torch.float64)
+    settled, evaluations = settle(far, x, generator)
+    share = float((settled[:, 0] > 0).double().mean())
+    assert abs(share - 0.5) < 4.5 * 0.5 / (0.2 * 2000) ** 0.5  # at least a fifth of the draws is effective
+    assert evaluations >= 2000
+    wide = FunctionTarget(lambda x: -0.5 * x.square().sum(1), 20)
+    x = torch.randn(300, 20, generator=generator)
+    assert settle(wide, x, generator)[0] is x
