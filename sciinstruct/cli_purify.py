@@ -59,8 +59,8 @@ def _announce(result: "PurifyResult", out: Path) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for name in ("image", "flux before", "after", "change", "of the brightest tenth", "largest change of a pixel"):
-        table.add_column(name, justify="left" if name == "image" else "right")
+    for name in ("image", "flux before", "after", "change", "brightest tenth", "of a pixel"):
+        table.add_column(name, justify="left" if name == "image" else "right", no_wrap=True)
     for row in result.table[:_ROWS]:
         table.add_row(
             row.file if row.plane is None else f"{row.file} [{row.plane}]",
@@ -68,7 +68,7 @@ def _announce(result: "PurifyResult", out: Path) -> None:
             f"{row.flux_after:.5g} ± {row.flux_sd:.2g}",
             f"{row.change_percent:+.2f} %",
             f"{row.bright_change_percent:+.2f} %",
-            f"{row.largest_change:.3g} at ({row.row}, {row.column})",
+            f"{row.largest_change:.3g}",
         )
     console = Console()
     console.print(table)

@@ -30,7 +30,7 @@ _TOGETHER = 16
 
 @dataclass(frozen=True)
 class FluxChange:
-    """What purification did to one plane; fluxes are sums of pixels in the file's values."""
+    """What purification did to one plane; fluxes are sums of pixels in the file's values, offset subtracted."""
 
     file: str
     plane: int | None
@@ -158,7 +158,7 @@ def purify_files(
         taken = _draw(file, purifier, unit, offset, draws, generator, progress)
         file.write(folder / name, taken.mean(0), history)
         file.write(folder / spread, taken.std(0), f"{history}: standard deviation over the draws")
-        table += list(_changes(file, taken))
+        table += list(_changes(file, taken, offset))
     settings = {
         "files": [str(path) for path in paths], "prior": str(prior), "method": method, "sigma": sigma, "unit": unit,
         "offset": offset, "draws": draws, "tile": tile, "seed": seed, "device": device,
@@ -236,10 +236,10 @@ def _draw(
     return offset + unit * torch.cat(parts).reshape(draws, *images.shape)
 
 
-def _changes(file: ImageFile, taken: Tensor) -> Iterator[FluxChange]:
+def _changes(file: ImageFile, taken: Tensor, offset: float) -> Iterator[FluxChange]:
     """The table's rows of one file, from its draws (R, N, C, H, W)."""
-    for i, before in enumerate(file.images.double()):
-        after = taken[:, i].double()
+    for i, before in enumerate(file.images.double() - offset):
+        after = taken[:, i].double() - offset
         fluxes, mean = after.flatten(1).sum(1), after.mean(0)
         change = mean - before
         bright = before >= before.flatten().kthvalue(max(1, round((1 - _BRIGHT) * before.numel()))).values

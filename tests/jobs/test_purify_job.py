@@ -107,6 +107,8 @@ def test_units_of_the_file_are_the_files(prior, tmp_path):
     counts = quick([tmp_path / "counts.npy"], tmp_path / "b", prior, unit=50.0, offset=100.0, seed=3)
     np.testing.assert_allclose(np.load(counts.images[0]), 100 + 50 * np.load(plain.images[0]), rtol=1e-4)
     assert not np.array_equal(np.load(plain.images[0]), before)
+    for name in ("change_percent", "bright_change_percent"):  # the offset is no flux
+        assert getattr(counts.table[0], name) == pytest.approx(getattr(plain.table[0], name), rel=1e-3)
     again = quick([tmp_path / "sky.npy"], tmp_path / "c", prior, seed=3)
     assert np.array_equal(np.load(again.images[0]), np.load(plain.images[0]))
 
