@@ -55,14 +55,9 @@ def purify(
 
 def _announce(result: "PurifyResult", out: Path) -> None:
     """The table of fluxes, and what purified images are not for."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in ("image", "flux before", "after", "change", "brightest tenth", "of a pixel"):
-        table.add_column(name, justify="left" if name == "image" else "right", no_wrap=True)
-    for row in result.table[:_ROWS]:
-        table.add_row(
+    rows = [("image", "flux before", "after", "change", "of the brightest tenth", "of a pixel")]
+    rows += [
+        (
             row.file if row.plane is None else f"{row.file} [{row.plane}]",
             f"{row.flux_before:.5g}",
             f"{row.flux_after:.5g} ± {row.flux_sd:.2g}",
@@ -70,10 +65,13 @@ def _announce(result: "PurifyResult", out: Path) -> None:
             f"{row.bright_change_percent:+.2f} %",
             f"{row.largest_change:.3g}",
         )
-    console = Console()
-    console.print(table)
+        for row in result.table[:_ROWS]
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for name, *numbers in rows:
+        typer.echo("  ".join([name.ljust(widths[0]), *(n.rjust(width) for n, width in zip(numbers, widths[1:]))]))
     if len(result.table) > _ROWS:
-        console.print(f"and {len(result.table) - _ROWS} more in {result.csv}", highlight=False)
+        typer.echo(f"and {len(result.table) - _ROWS} more in {result.csv}")
     changed = sum(abs(row.change_percent) > _NOTABLE for row in result.table)
     if changed:
         typer.echo(f"warning: {changed} of {len(result.table)} images changed their flux by over 2 %", err=True)
