@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sciinstruct import __version__, cli_pde, cli_purify
+from sciinstruct import __version__, cli_flowdiff, cli_pde, cli_purify
 from sciinstruct.cli_options import Device, Out, Quiet, Resume, Samples, Seed, readable_errors, resume_hint
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app.add_typer(priors_app, name="priors")
 app.add_typer(train_app, name="train")
 train_app.command("teacher")(cli_pde.train_teacher)
 train_app.command("student")(cli_pde.train_student)
+train_app.command("flowdiff")(cli_flowdiff.train_flowdiff)
 app.command("purify")(cli_purify.purify)
 
 

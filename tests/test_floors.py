@@ -23,6 +23,7 @@ FLOORS = {
     "calibration": 6,
     "jobs": 7,
     "cli_options": 8,
+    "cli_flowdiff": 9,
     "cli_pde": 9,
     "cli_purify": 9,
     "cli": 10,

@@ -17,13 +17,11 @@ from sciinstruct.inference.flowdiff_checks import chi2_warning
 from sciinstruct.inference.flowdiff_estep import EStep, FlowStep, MatchingStep, MovingPrior
 from sciinstruct.inference.flowdiff_gaussian import DENSE, DENSE_VARYING, Gaussian, fit_gaussian, physical_instrument
 from sciinstruct.inference.flowdiff_identifiability import Identifiability, identifiability_report
-from sciinstruct.inference.flowdiff_posterior import Conditioner, FlowPosterior, default_flow
+from sciinstruct.inference.flowdiff_posterior import FlowPosterior, make_posterior
 from sciinstruct.inference.flowdiff_prior import SIGMA_DATA, LearnedPrior, default_denoiser
 from sciinstruct.inference.flowdiff_result import FlowDiffResult
 from sciinstruct.inference.flowdiff_run import FlowDiffRun, finite_tail
-from sciinstruct.inference.flowdiff_start import Start
 from sciinstruct.inference.flowdiff_target import GaussianTarget
-from sciinstruct.inference.instrument import Instrument
 from sciinstruct.inference.reconstructor import Reconstructor
 from sciinstruct.inference.simulator import AffineSimulator, OperatorSimulator, Simulator
 from sciinstruct.inference.training_pairs import Source
@@ -148,25 +146,9 @@ def build_run(settings: "FlowDiff", problem: Problem, networks: dict[str, Any], 
     )
 
 
-def make_posterior(problem: Problem, flow: Any, seed: int) -> FlowPosterior:
-    """The flow, by default the package's, behind its start."""
-    prior = GaussianTarget(problem.gaussian, problem.event_shape, (0.01, 1.0), problem.scale, problem.shift).prior
-    instrument = None
-    if problem.affine:
-        centre = problem.gaussian.mean.reshape(problem.event_shape).to(problem.y.real.dtype)
-        instrument = Instrument(prior, problem.law, centre, problem.y[:2])
-    start = Start(problem.gaussian, instrument, problem.y)
-    conditioner = Conditioner(problem.law, start, problem.y)
-    if flow is None:
-        few = problem.y[:2]
-        condition = conditioner(few, start.condition(few).mean)
-        flow = default_flow(problem.event_shape, tuple(condition.shape[1:]), seed)
-    return FlowPosterior(flow, start, conditioner).to(problem.y.device, problem.y.real.dtype)
-
-
 def _flow_step(settings: "FlowDiff", problem: Problem, target: GaussianTarget, flow: Any, seed: int) -> FlowStep:
     return FlowStep(
-        make_posterior(problem, flow, seed),
+        make_posterior(problem.law, problem.gaussian, target.prior, problem.y, problem.affine, flow, seed),
         problem.law,
         rate=settings.flow_rate,
         clip=settings.clip,
@@ -200,6 +182,8 @@ def finished(settings: "FlowDiff", problem: Problem, run: FlowDiffRun, told: dic
     prior = _final_prior(run, denoiser, settings, warnings)
     network = copy.deepcopy(run.estep.network).requires_grad_(False)
     attributes = {"solver": "FlowDiff", "settings": told, "preserves_bayes": True, "seconds": run.seconds}
+    if isinstance(network, FlowPosterior):
+        attributes |= {"flow": dict(getattr(network.flow, "settings", {})), "affine": problem.affine}
     diagnostics = {"warnings": warnings, "chi2": chi2}
     if problem.report is not None:
         diagnostics["identifiability"] = problem.report.summary()

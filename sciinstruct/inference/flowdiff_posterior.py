@@ -9,9 +9,12 @@ from sciinstruct.flows.flow import ConditionalFlow, FlowDraw
 from sciinstruct.flows.image_flow import ConditionalImageFlow
 from sciinstruct.flows.vector_flow import ConditionalVectorFlow
 from sciinstruct.inference.conditional import ConditionalGenerator, Heads, Standardise
+from sciinstruct.inference.flowdiff_gaussian import Gaussian
 from sciinstruct.inference.flowdiff_prior import SIGMA_DATA
 from sciinstruct.inference.flowdiff_start import Start
+from sciinstruct.inference.instrument import Instrument
 from sciinstruct.inference.simulator import AffineSimulator, OperatorSimulator, Simulator
+from sciinstruct.priors.base import Prior
 
 
 class Conditioner(nn.Module):
@@ -111,3 +114,41 @@ class FlowPosterior(ConditionalGenerator):
 
     def _shape(self, rows: Tensor) -> Tensor:
         return rows.reshape(-1, *self.event_shape)
+
+
+def make_posterior(
+    law: Simulator,
+    gaussian: Gaussian,
+    prior: Prior,
+    examples: Tensor,
+    affine: bool,
+    flow: ConditionalFlow | None,
+    seed: int = 0,
+) -> FlowPosterior:
+    """The flow, by default the package's, behind its start.
+
+    Parameters
+    ----------
+    law : Simulator
+    gaussian : Gaussian
+        The start, in the units of `prior`.
+    prior : Prior
+        Gives those units.
+    examples : Tensor, shape (at least 2, *range_shape)
+        Measurements.
+    affine : bool
+        Whether data condition the start.
+    flow : ConditionalFlow or None
+    seed : int
+        Of the default flow.
+    """
+    shape, instrument = tuple(law.domain_shape), None
+    if affine:
+        centre = gaussian.mean.reshape(shape).to(examples.real.dtype)
+        instrument = Instrument(prior, law, centre, examples[:2])
+    start = Start(gaussian, instrument, examples)
+    conditioner = Conditioner(law, start, examples)
+    if flow is None:
+        condition = conditioner(examples[:2], start.condition(examples[:2]).mean)
+        flow = default_flow(shape, tuple(condition.shape[1:]), seed)
+    return FlowPosterior(flow, start, conditioner).to(examples.device, examples.real.dtype)

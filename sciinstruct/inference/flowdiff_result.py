@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciinstruct.core import Denoiser, Posterior, make_generator
+from sciinstruct.core import Likelihood, Posterior, SolverError, make_generator
+from sciinstruct.core.weights_folder import read_card, read_weights
+from sciinstruct.flows.image_flow import ConditionalImageFlow
+from sciinstruct.flows.vector_flow import ConditionalVectorFlow
+from sciinstruct.inference.blueprints import zeros_like_measurement
+from sciinstruct.inference.conditional import ConditionalGenerator
 from sciinstruct.inference.flowdiff_checks import chi2_warning, chi_square
+from sciinstruct.inference.flowdiff_gaussian import Gaussian
 from sciinstruct.inference.flowdiff_identifiability import Identifiability
-from sciinstruct.inference.flowdiff_posterior import FlowPosterior
+from sciinstruct.inference.flowdiff_posterior import FlowPosterior, make_posterior
 from sciinstruct.inference.flowdiff_prior import LearnedPrior
 from sciinstruct.inference.reconstructor import Reconstructor
-from sciinstruct.inference.simulator import Simulator
+from sciinstruct.inference.simulator import Simulator, as_simulator
 from sciinstruct.priors.base import Prior
 from sciinstruct.priors.network import NetworkPrior
 
@@ -121,7 +127,7 @@ class FlowDiffResult:
         self.reconstructor.save(Path(folder) / POSTERIOR)
 
 
-def load_prior(folder: str | os.PathLike[str]) -> Denoiser:
+def load_prior(folder: str | os.PathLike[str]) -> Prior:
     """Read the prior that `FlowDiffResult.save` wrote into ``folder/prior``.
 
     Raises
@@ -129,16 +135,46 @@ def load_prior(folder: str | os.PathLike[str]) -> Denoiser:
     SciinstructError
         If a file is missing, damaged or foreign.
     """
-    from sciinstruct.core.weights_folder import read_card
-
     where = Path(folder) / PRIOR
-    if "settings" in read_card(where, "a learned prior"):
-        return LearnedPrior.load(where)
-    return NetworkPrior.load(where, precision="float32")
+    return LearnedPrior.load(where) if "settings" in read_card(where, "a learned prior") else NetworkPrior.load(where)
 
 
 def load_reconstructor(
-    folder: str | os.PathLike[str], network: FlowPosterior, prior: Denoiser | None = None
+    folder: str | os.PathLike[str],
+    simulator: Simulator | Likelihood,
+    *,
+    network: ConditionalGenerator | None = None,
 ) -> Reconstructor:
-    """Read the posterior that `FlowDiffResult.save` wrote, into a network built as in the training."""
-    return Reconstructor.load(Path(folder) / POSTERIOR, prior or load_prior(folder), network=network)
+    """Read the posterior that `FlowDiffResult.save` wrote into ``folder/reconstructor``.
+
+    Parameters
+    ----------
+    simulator : Simulator or Likelihood
+        The one of the training: the start computes with it.
+    network : ConditionalGenerator, optional
+        For a flow of your own: a network of the same layers, copied.
+
+    Raises
+    ------
+    SciinstructError
+        If a file is missing, damaged, or belongs to another instrument or network.
+    """
+    law, prior, where = as_simulator(simulator), load_prior(folder), Path(folder) / POSTERIOR
+    card = read_card(where)
+    settings = card["attributes"].get("flow")
+    if network is None and settings:
+        network = _rebuilt(settings, card, read_weights(where, card), law, prior)
+    return Reconstructor.load(where, prior, law, network=network)
+
+
+def _rebuilt(
+    settings: dict[str, Any], card: dict[str, Any], state: dict[str, Tensor], law: Simulator, prior: Prior
+) -> FlowPosterior:
+    """A network of the shape of the saved one; its weights are still to be read."""
+    kind = ConditionalVectorFlow if "dim" in settings else ConditionalImageFlow
+    y = zeros_like_measurement(tuple(card["range_shape"]), card["measured"])
+    if tuple(law.range_shape) != tuple(y.shape[1:]):
+        raise SolverError(f"the reconstructor is for measurements {tuple(y.shape[1:])}, not {law.range_shape}")
+    gaussian = Gaussian(state["start.mean"].double(), torch.linalg.inv(state["start.precision"].double()))
+    affine = bool(card["attributes"]["affine"])
+    return make_posterior(law, gaussian, prior, y.expand(2, *y.shape[1:]), affine, kind(**settings))

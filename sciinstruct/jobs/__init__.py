@@ -3,6 +3,7 @@
 from sciinstruct.jobs.calibration import CalibrationResult, calibrate_files, calibrate_solver
 from sciinstruct.jobs.demo import demo
 from sciinstruct.jobs.exposure import Exposure, expose
+from sciinstruct.jobs.flowdiff_training import Microscope, train_flowdiff
 from sciinstruct.jobs.microscopy import MicrographResult, reconstruct_micrograph
 from sciinstruct.jobs.pde_training import held_out_fields, train_student, train_teacher
 from sciinstruct.jobs.purification import FluxChange, PurifyResult, purify_files
@@ -24,6 +25,7 @@ __all__ = [
     "FluxChange",
     "JobResult",
     "MicrographResult",
+    "Microscope",
     "PurifyResult",
     "StackResult",
     "calibrate_files",
@@ -39,6 +41,7 @@ __all__ = [
     "reconstruct_observation",
     "reconstruct_stack",
     "reconstruct_uvfits",
+    "train_flowdiff",
     "train_from",
     "train_reconstructor",
     "train_student",

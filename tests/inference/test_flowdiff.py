@@ -152,7 +152,7 @@ def test_the_prior_is_one_and_the_posterior_has_a_density(tmp_path):
         rtol=0,
         atol=2e-2,  # float16 weights, and the precision the processor is fast at
     )
-    again = load_reconstructor(tmp_path, found.reconstructor.network)
+    again = load_reconstructor(tmp_path, law)
     torch.testing.assert_close(
         again.sample(y[:2], 3, generator=3), found.reconstructor.sample(y[:2], 3, generator=3), atol=0.05, rtol=0
     )
