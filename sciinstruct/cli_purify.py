@@ -61,8 +61,8 @@ def _announce(result: "PurifyResult", out: Path) -> None:
             row.file if row.plane is None else f"{row.file} [{row.plane}]",
             f"{row.flux_before:.5g}",
             f"{row.flux_after:.5g} ± {row.flux_sd:.2g}",
-            f"{row.change_percent:+.2f} %",
-            f"{row.bright_change_percent:+.2f} %",
+            _percent(row.change_percent),
+            _percent(row.bright_change_percent),
             f"{row.largest_change:.3g}",
         )
         for row in result.table[:_ROWS]
@@ -72,8 +72,12 @@ def _announce(result: "PurifyResult", out: Path) -> None:
         typer.echo("  ".join([name.ljust(widths[0]), *(n.rjust(width) for n, width in zip(numbers, widths[1:]))]))
     if len(result.table) > _ROWS:
         typer.echo(f"and {len(result.table) - _ROWS} more in {result.csv}")
-    changed = sum(abs(row.change_percent) > _NOTABLE for row in result.table)
+    changed = sum(abs(row.change_percent or 0.0) > _NOTABLE for row in result.table)
     if changed:
         typer.echo(f"warning: {changed} of {len(result.table)} images changed their flux by over 2 %", err=True)
     typer.echo("Purified images are for a model that expects clean ones, not for photometry or a search for the rare.")
     typer.echo(f"results: {out} ({result.seconds:.0f} s)")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f} %"

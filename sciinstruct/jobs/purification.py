@@ -25,6 +25,7 @@ SIGMA = 0.5
 _RATE = 0.2  # of Adam, in the same unit: the published 0.1 for images of standard deviation 0.5
 _TOO_WIDE, _TOO_FLAT = 4.0, 0.02  # root mean square and spread of an image, in the same unit
 _BRIGHT = 0.1  # share of pixels called bright
+_CANCELLED = 0.01  # of the sum of absolute values: a flux below it is nearly zero
 _TOGETHER = 16
 
 
@@ -37,8 +38,8 @@ class FluxChange:
     flux_before: float
     flux_after: float  # mean over the draws
     flux_sd: float  # standard deviation over the draws
-    change_percent: float  # of the sum of absolute values before
-    bright_change_percent: float  # the same, of the brightest tenth of the pixels before
+    change_percent: float | None  # of the flux before; None if that is nearly zero
+    bright_change_percent: float | None  # the same, of the brightest tenth of the pixels before
     rms_change: float  # of a pixel, mean over draws against before
     largest_change: float
     row: int  # of the largest change
@@ -243,7 +244,6 @@ def _changes(file: ImageFile, taken: Tensor, offset: float) -> Iterator[FluxChan
         fluxes, mean = after.flatten(1).sum(1), after.mean(0)
         change = mean - before
         bright = before >= before.flatten().kthvalue(max(1, round((1 - _BRIGHT) * before.numel()))).values
-        total = float(before.abs().sum())
         place = int(change.abs().amax(0).argmax())
         yield FluxChange(
             file.path.name,
@@ -251,13 +251,19 @@ def _changes(file: ImageFile, taken: Tensor, offset: float) -> Iterator[FluxChan
             float(before.sum()),
             float(fluxes.mean()),
             float(fluxes.std()),
-            100 * float(change.sum()) / total,
-            100 * float(change[bright].sum()) / float(before[bright].abs().sum()),
+            _percent(change, before),
+            _percent(change[bright], before[bright]),
             float(change.square().mean().sqrt()),
             float(change.flatten()[change.abs().flatten().argmax()]),
             place // before.shape[-1],
             place % before.shape[-1],
         )
+
+
+def _percent(change: Tensor, before: Tensor) -> float | None:
+    """Change of the sum, in per cent of it; None where positive and negative pixels nearly cancel."""
+    flux = float(before.sum())
+    return None if abs(flux) < _CANCELLED * float(before.abs().sum()) else 100 * float(change.sum()) / abs(flux)
 
 
 def _write_tables(folder: Path, table: Sequence[FluxChange], settings: dict[str, Any]) -> None:

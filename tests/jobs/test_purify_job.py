@@ -49,7 +49,7 @@ def test_npy_keeps_its_shape_and_the_table_is_that_of_the_pixels(prior, tmp_path
     row, one, other = found.table[4], before[1, 1].astype(float), after[1, 1].astype(float)
     assert row.flux_before == pytest.approx(one.sum(), rel=1e-6)
     assert row.flux_after == pytest.approx(other.sum(), rel=1e-5)
-    assert row.change_percent == pytest.approx(100 * (other - one).sum() / np.abs(one).sum(), rel=1e-3)
+    assert row.change_percent == pytest.approx(100 * (other - one).sum() / one.sum(), rel=1e-3)
     assert row.largest_change == pytest.approx((other - one)[row.row, row.column], rel=1e-4)
     assert abs(row.largest_change) == pytest.approx(np.abs(other - one).max(), rel=1e-4)
     with found.csv.open(newline="") as stream:
@@ -111,6 +111,13 @@ def test_units_of_the_file_are_the_files(prior, tmp_path):
         assert getattr(counts.table[0], name) == pytest.approx(getattr(plain.table[0], name), rel=1e-3)
     again = quick([tmp_path / "sky.npy"], tmp_path / "c", prior, seed=3)
     assert np.array_equal(np.load(again.images[0]), np.load(plain.images[0]))
+
+
+def test_a_flux_near_zero_has_no_percentage(prior, tmp_path):
+    before = images(8, 8)
+    np.save(tmp_path / "level.npy", before - before.mean())
+    (row,) = quick([tmp_path / "level.npy"], tmp_path / "out", prior).table
+    assert row.change_percent is None and row.bright_change_percent is not None
 
 
 @pytest.mark.parametrize("method", ["scoreopt-n", "purify++", "diffpure"])
