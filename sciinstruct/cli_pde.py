@@ -57,6 +57,10 @@ def train_student(
     lam: Annotated[
         float | None, typer.Option(min=0.0, help="Weight of the equation's residual, 0: none; likewise.")
     ] = None,
+    auto_lambda: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Set that weight by the size of the gradients instead; 10 is moderate."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
@@ -70,9 +74,10 @@ def train_student(
         from sciinstruct.inference.phys_instruct import PhysInstruct
 
         source = teacher or f"{pde}-32"
-        given = {"iterations": iterations, "lam": lam}
+        given = {"iterations": iterations, "lam": lam, "auto_lambda": auto_lambda}
         settings = PhysInstruct(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-        told = f"--teacher {source} --iterations {settings.iterations} --lam {settings.lam:g} --seed {seed}"
+        weight = f"--lam {settings.lam:g}" if auto_lambda is None else f"--auto-lambda {auto_lambda:g}"
+        told = f"--teacher {source} --iterations {settings.iterations} {weight} --seed {seed}"
         student = jobs.train_student(
             source,
             out,

@@ -162,6 +162,10 @@ def test_commands_train_and_say_what_came_out(tmp_path):
     assert done.exit_code == 0, done.output
     assert "true fields" in done.output or "no state of the run passed" in done.output
     assert load_student(tmp_path / "s").equation.n == 8
+    done = CliRunner().invoke(cli.app, [*arguments, "--auto-lambda", "10", "-o", str(tmp_path / "t")])
+    assert done.exit_code == 0, done.output
+    card = load_student(tmp_path / "t").card
+    assert card["settings"]["auto_lambda"] == 10 and "--auto-lambda 10 --seed 0" in card["command"]
 
 
 @pytest.mark.parametrize(

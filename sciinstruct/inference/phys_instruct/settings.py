@@ -45,8 +45,9 @@ class PhysInstruct:
     lam : float
         Weight of the residual. 0: plain distillation.
     auto_lambda : float, optional
-        Rescale the weight so that the residual's gradient in the fields has this share of the divergence's, in rms;
-        replaces `lam`. 0.3 is a good value.
+        Rescale the weight so that the residual's gradient in the fields is this many times the divergence's, in rms;
+        replaces `lam`, whose right size differs by orders of magnitude between equations. The residual's gradient is
+        mostly in the finest detail, so that values near 10 are moderate: ``lam=0.3`` comes to 10 for Burgers' equation.
     scale_mode : {"smaller", "batch", "data"}
         What residuals are relative to: the generated fields' own magnitude (which rewards inflation, where the
         network's roughness makes the residual), the data's (which rewards shrinking), or the smaller of the two. None
