@@ -1,0 +1,184 @@
+"""Implicit samplers on posteriors and an energy: logistic regression, the ring of M87, images of digits.
+
+Run ``python -m benchmarks.implicit_science --out FOLDER`` from the root of a checkout: about ten minutes of one core.
+Writes FOLDER/implicit_science.json part by part. The ring needs the files of ``SCIINSTRUCT_DATA``, see docs/data.md.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sciinstruct.calibration.mmd import mean_discrepancy, median_distance
+from sciinstruct.calibration.sampler_quality import SamplerQuality, sampler_quality
+from sciinstruct.core import atomic_path
+from sciinstruct.core.wasserstein import sliced_w2
+from sciinstruct.implicit import Chains, ImplicitSampler, LogisticRegression, RingTarget, Target, refine, run_nuts
+from sciinstruct.implicit.energy_models import EnergyTraining, langevin
+from sciinstruct.implicit.targets.logistic import breast_cancer
+from sciinstruct.operators.interferometry import Observation
+
+SEED = 0
+DAY = "eht/SR1_M87_2017_101_lo_hops_netcal_StokesI.uvfits"
+
+
+def summary(found: SamplerQuality) -> dict[str, Any]:
+    """What the page quotes of a report."""
+    rows = found.numbers["marginals"]
+    kept = {k: found.numbers[k] for k in ("stein", "distances", "modes", "chains", "cost", "importance")}
+    if "gold_mean" in rows[0]:
+        kept["worst_mean_error"] = max(abs(row["mean_error"]) for row in rows)
+        kept["mean_error_by_chance"] = rows[0]["mean_error_by_chance"]
+        kept["sd_ratios"] = [min(row["sd_ratio"] for row in rows), max(row["sd_ratio"] for row in rows)]
+        kept["sd_ratio_by_chance"] = max(row["sd_ratio_by_chance"] for row in rows)
+        kept["marginals"] = rows
+    return kept | {"verdicts": {v.check: v.status for v in found.verdicts}}
+
+
+def logistic() -> dict[str, Any]:
+    """Breast cancer data: three objectives against NUTS, held-out log probability included."""
+    data = breast_cancer()
+    target = LogisticRegression(data.features, data.labels)
+    chains = run_nuts(target, chains=2, warmup=300, draws=1500, generator=SEED)
+    held_out = (data.held_out_features, data.held_out_labels)
+    gold = target.log_predictive(chains.x.flatten(0, 1), *held_out)
+    record: dict[str, Any] = {"nuts_log_predictive": gold}
+    for objective in ("kl", "fisher", "dft"):
+        settings = ImplicitSampler(objective=objective, steps=2000, score_steps=3, particles=4096, start_scale=1.0)
+        sampler = settings.train(target, generator=SEED)
+        found = summary(sampler_quality(sampler, target, chains=chains, generator=SEED))
+        found["log_predictive"] = target.log_predictive(sampler.sample(4000, 1), *held_out)
+        found["log_predictive_off"] = abs(found["log_predictive"] / gold - 1)
+        record[objective] = found
+    return record
+
+
+def ring(data: Path) -> dict[str, Any]:
+    """M87 on 11 April 2017: amplitudes alone, whose two modes mirror each other, and with closure phases."""
+    observation = Observation.from_uvfits(data / DAY)
+    record = {}
+    for label, phases in (("amplitudes", False), ("closure phases", True)):
+        target = RingTarget(observation, closure_phases=phases, name=f"ring, {label}")
+        settings = ImplicitSampler(steps=1000, score_steps=4, particles=4096, start_scale=1.0)
+        sampler = settings.train(target, generator=SEED)
+        begin = sampler.sample(2, 3).double()
+        if not phases:  # all chains in one mode; its mirror image is the other, of exactly equal weight
+            begin = torch.where(begin[:, 4:5] > 0, begin, target.mirrored(begin))
+        chains = run_nuts(target, chains=2, warmup=300, draws=1000, start=begin, generator=SEED)
+        gold = None if phases else both_modes(target, chains)
+        found = summary(sampler_quality(sampler, target, chains=chains, gold=gold, generator=SEED))
+        found["chi2"] = {k: float(v.mean()) for k, v in target.chi2(target.constrain(sampler.sample(2000, 1))).items()}
+        if not phases:
+            north = target.constrain(sampler.sample(20_000, 2))[:, 4]
+            found["share_north"] = float((north > 0).double().mean())
+        record[label] = found
+    return record
+
+
+def both_modes(target: RingTarget, chains: Chains) -> Tensor:
+    """Draws of one mode and their mirror images, thinned to what the chains are worth."""
+    from sciinstruct.calibration.chains import independent_draws
+
+    one = independent_draws(chains.x[None])[0][0]
+    return torch.cat([one[::2], target.mirrored(one[1::2])])
+
+
+class Features(nn.Module):
+    """The hidden layer of a small classifier of digits: distances in it see what an eye sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+        self.last = nn.Linear(32, 10)
+
+    def learn(self, x: Tensor, y: Tensor, noise: float, generator: torch.Generator) -> "Features":
+        """Fit to noisy digits."""
+        optimiser = torch.optim.Adam(self.parameters(), lr=2e-3)
+        for _ in range(800):
+            index = torch.randint(len(x), (128,), generator=generator)
+            noisy = x[index] + noise * torch.randn(128, 64, generator=generator)
+            loss = nn.functional.cross_entropy(self.last(self.hidden(noisy)), y[index])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return self.requires_grad_(False)
+
+
+def digits() -> dict[str, Any]:
+    """An energy of 8x8 digits: one pass against Langevin chains from noise, by a classifier's features."""
+    from sklearn.datasets import load_digits
+
+    found, g = load_digits(), torch.Generator().manual_seed(SEED)
+    x, y = torch.as_tensor(found.images).float() / 8 - 1, torch.as_tensor(found.target)
+    began = time.perf_counter()
+    training = EnergyTraining(
+        steps=2000, tau=0.3, noise=0.15, learning_rate=1e-3, width=256, batch=128, proposals=16, hold=2.0
+    )
+    model = training.train(x[:, None], generator=SEED, name="digits")
+    spent, unit = time.perf_counter() - began, model.scale**2
+    torch.manual_seed(SEED)
+    features = Features().learn(x.flatten(1), y, 0.15 * model.scale, g)
+    # gold: chains that begin at data, so that no kind of digit is missing, and forget them
+    index = torch.randint(len(x), (4000,), generator=g)
+    noisy = x.flatten(1)[index] + 0.15 * model.scale * torch.randn(4000, 64, generator=g)
+    gold = refine(model, noisy, model.scale * torch.eye(64), steps=500, generator=g)
+    start = refine(model, noisy[:2000], model.scale * torch.eye(64), steps=100, generator=g)
+    settings = ImplicitSampler(steps=1500, score_steps=4, width=256, learning_rate=5e-4, base="particles")
+    sampler = settings.train(model, generator=SEED, start=start)
+    ways: dict[str, Callable[[], Tensor]] = {"one pass": lambda: sampler.sample(2000, 1)}
+    for steps in (200, 500):
+        ways[f"Langevin, {steps} steps"] = lambda steps=steps: langevin(
+            model, model.base_draws(2000, g), steps=steps, step=0.01 * unit, generator=g
+        )
+    ways["gold"] = lambda: gold[2000:]
+    ways["the sampler's start"] = lambda: start
+    rows = {k: judge_images(features.hidden, draw, gold[:2000], model) for k, draw in ways.items()}
+    return {"energy_seconds": spent, "sampler_seconds": sampler.diagnostics["seconds"], "rows": rows}
+
+
+def judge_images(features: nn.Module, draw: Callable[[], Tensor], gold: Tensor, model: Target) -> dict[str, float]:
+    """Distances in features and pixels to chains that began at data, and time per image."""
+    began = time.perf_counter()
+    x = draw()
+    spent = time.perf_counter() - began
+    a, b = features(x), features(gold)
+    return {
+        "feature_sliced_w2": float(sliced_w2(a, b, generator=torch.Generator().manual_seed(SEED))),
+        "feature_mmd": mean_discrepancy(a, b, median_distance(b)).v,
+        "pixel_sliced_w2": float(sliced_w2(x, gold, generator=torch.Generator().manual_seed(SEED))),
+        "mean_energy": float(-model.log_prob(x).mean()),
+        "microseconds": 1e6 * spent / len(x),
+    }
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="+", default=["logistic", "ring", "digits"])
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SCIINSTRUCT_DATA", "../shared/data")))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out / "implicit_science.json"
+    record = json.loads(out.read_text()) if out.is_file() else {}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "logistic": logistic,
+        "ring": lambda: ring(arguments.data),
+        "digits": digits,
+    }
+    for name in arguments.parts:
+        record[name] = parts[name]()
+        with atomic_path(out) as path:
+            path.write_text(json.dumps(record, indent=1))
+        print(name, json.dumps(record[name])[:2000], flush=True)
+
+
+if __name__ == "__main__":
+    main()
