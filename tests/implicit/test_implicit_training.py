@@ -26,7 +26,7 @@ QUICK = {"steps": 40, "warmup": 20, "batch": 64, "score_steps": 1, "width": 16, 
 def test_a_linear_generator_learns_a_gaussian():
     """Mean and covariance to sampling error plus, for a run of seconds, 3 % of a width and 10 % of a variance."""
     target = make_target("gaussian")
-    sampler = ImplicitSampler(steps=500, depth=0).train(target, generator=0)
+    sampler = ImplicitSampler(steps=300, depth=0, particles=2048).train(target, generator=0)
     x = sampler.sample(20_000, 1).double()
     white = torch.linalg.solve_triangular(target.roots[0], (x - target.means[0]).T, upper=False)
     assert (white.mean(1).abs() < 0.03 + 4 / 20_000**0.5).all()
@@ -103,7 +103,9 @@ def test_an_interrupted_training_resumes_to_the_same_sampler(tmp_path):
 def test_constrained_targets_have_the_right_moments():
     """Gamma(2, 1), Gamma(4, 2) learned by their unconstrained coordinates; draws come back positive."""
     target = DistributionTarget(Independent(Gamma(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 2.0])), 1))
-    sampler = ImplicitSampler(steps=300, score_steps=2, batch=128, width=32, depth=2).train(target, generator=0)
+    sampler = ImplicitSampler(steps=200, score_steps=2, batch=128, width=32, depth=2, particles=2048).train(
+        target, generator=0
+    )
     x = target.constrain(sampler.sample(20_000, 1))
     assert (x > 0).all()
     torch.testing.assert_close(x.mean(0), torch.tensor([2.0, 2.0]), rtol=0.08, atol=0)  # a run of seconds
