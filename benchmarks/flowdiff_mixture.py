@@ -28,10 +28,10 @@ from sciinstruct.priors.problems.base import MatrixOperator
 
 MATRIX = torch.tensor([[1.0, 0.3], [0.0, 0.8]])
 SIGMA, OBSERVATIONS, DRAWS, POSTERIORS, EACH = 0.5, 20000, 20000, 300, 500
-LONG, SHORT = FlowDiff(), FlowDiff(steps=2000, batch=256)
+LONG, SHORT = FlowDiff(batch=256), FlowDiff(steps=2000, batch=256)
 RUNS = {
-    "4000 steps, batch 512": LONG,
-    "2000 steps, batch 256": SHORT,
+    "4000 steps, batch 256": LONG,
+    "2000 steps": SHORT,
     "same, entropy weight 0": replace(SHORT, entropy_weight=0.0),
     "same, prior weight 0.5": replace(SHORT, prior_weight=0.5),
     "same, without the denoiser's Jacobian": replace(SHORT, prior_gradient="sds"),

@@ -38,3 +38,12 @@ def test_the_solver_page_draws_from_the_exact_posterior(generator):
     error = (samples.mean(0) - draws.mean(0)) / (samples.std(0) * (1 / n + 1 / 20000) ** 0.5)
     assert error.square().mean() < 1 + 4 * (2 / 16) ** 0.5 + 0.1  # 16 pixels, plus what steps of 5e-3 distort
     assert abs(samples.var(0).mean() / draws.var(0).mean() - 1) < 4 * (2 / (16 * n)) ** 0.5 + 0.03
+
+
+def test_the_page_on_corrupted_data(tmp_path, monkeypatch, generator):
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(40, 1, 1, 1, generator=generator) + torch.linspace(0, 2, 12).expand(40, 1, 12, 12)
+    measured = torch.rand(images.shape, generator=generator) < 0.4
+    found = run_python_of("flowdiff.md", images=images, measured=measured, steps=2)
+    assert found["result"].identifiability.identifiable
+    assert (tmp_path / "learned" / "prior" / "card.json").is_file()

@@ -22,7 +22,7 @@ from sciinstruct.priors.gaussian import GaussianPrior
 DENSE = 1024  # numbers in an event up to which covariances are formed
 DENSE_VARYING = 400  # the same where every item has an instrument of its own, and a factorisation each step
 _ROUNDS, _SMALL = 60, 400  # of expectation maximisation; up to this many numbers, 4 times as many
-_ITEMS, _ITEMS_ROUNDS = 128, 30  # per round, and rounds, where items differ
+_ITEMS, _ITEMS_ROUNDS = 96, 20  # per round, and rounds, where items differ
 _LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # pixels: correlation lengths tried
 _LEAST = 1e-6  # of the largest eigenvalue of the covariance
 _NO_SIGNAL = (

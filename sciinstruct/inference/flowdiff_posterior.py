@@ -16,6 +16,8 @@ from sciinstruct.inference.instrument import Instrument
 from sciinstruct.inference.simulator import AffineSimulator, OperatorSimulator, Simulator
 from sciinstruct.priors.base import Prior
 
+_AT_ONCE = 2**18  # numbers in the events of one pass
+
 
 class Conditioner(nn.Module):
     """What the flow is told of a measurement: the start's posterior mean, and data or maps of the instrument.
@@ -92,6 +94,11 @@ class FlowPosterior(ConditionalGenerator):
         transform = self.flow.condition(self.conditioner(y, affine.mean))
         u, _ = transform.push(z[:, 0])
         return Heads(self._shape(affine.push(u.flatten(1)))[:, None], z.new_zeros(len(y), 1))
+
+    def sample(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """One event per measurement, not too many at once."""
+        most = max(1, _AT_ONCE // torch.Size(self.event_shape).numel())
+        return torch.cat([super(FlowPosterior, self).sample(rows, generator) for rows in y.split(most)])
 
     def draw_with_log_prob(self, y: Tensor, generator: torch.Generator | None) -> FlowDraw:
         """One draw per measurement and its log-density in nats, differentiable in the flow's parameters."""

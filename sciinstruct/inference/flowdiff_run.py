@@ -143,7 +143,7 @@ class FlowDiffRun:
 
     def _evaluate(self) -> dict[str, float]:
         """The objective on measurements not learned from, with the same noise at every evaluation."""
-        if not isinstance(self.estep, FlowStep) or self.step >= self.joint:
+        if not isinstance(self.estep, FlowStep) or not self.settings.warmup <= self.step < self.joint:
             return {}
         g = torch.Generator(self.held_out.device).manual_seed(_SEED)
         self.prior.requires_grad_(False)
