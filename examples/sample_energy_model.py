@@ -25,7 +25,7 @@ from sciinstruct.implicit import ImplicitSampler, refine
 from sciinstruct.implicit.energy_models import EnergyTraining, langevin
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, default=800, help="of either training")
+parser.add_argument("--steps", type=int, default=500, help="of either training")
 parser.add_argument("--out", type=Path, default=Path("energy-model"))
 arguments = parser.parse_args()
 torch.set_num_threads(1)  # networks this small gain nothing from more

@@ -45,7 +45,7 @@ target = RingTarget(observation, name="ring, amplitudes")
 # The pilot finds both modes; the networks then learn to draw. The target's coordinates have the prior N(0, 1), so the
 # pilot starts from it.
 
-sampler = ImplicitSampler(steps=300, score_steps=3, particles=2048, start_scale=1.0).train(target, generator=0)
+sampler = ImplicitSampler(steps=300, score_steps=3, particles=1024, start_scale=1.0).train(target, generator=0)
 print(f"trained in {sampler.diagnostics['seconds'] + sampler.diagnostics['pilot_seconds']:.0f} s")
 draws = target.constrain(sampler.sample(20_000, 1))
 for name, column in zip(target.names, draws.T):
@@ -59,7 +59,7 @@ for name, column in zip(target.names, draws.T):
 
 begin = sampler.sample(2, 2).double()
 begin[1] = target.mirrored(begin[:1])[0]
-chains = run_nuts(target, chains=2, warmup=100, draws=200, start=begin, generator=0)
+chains = run_nuts(target, chains=2, warmup=80, draws=150, start=begin, generator=0)
 print(f"NUTS: R-hat {chain_numbers(chains.x).rhat:.2f}, {chains.divergences} divergences, {chains.seconds:.0f} s")
 one = torch.cat([chains.x[0], target.mirrored(chains.x[1])])[::2]  # both chains brought to one side
 gold = torch.cat([one[::2], target.mirrored(one[1::2])])

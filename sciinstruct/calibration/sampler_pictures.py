@@ -71,19 +71,18 @@ def _marginals(quality: "SamplerQuality") -> Any:
 
 
 def _planes(quality: "SamplerQuality") -> Any:
-    count = max(1, min(3, len(quality.names) - 1))
+    count = min(3, len(quality.names) - 1)
     kinds = [("sampler", quality.draws, plots.BLUE)]
     if quality.gold is not None:
         kinds.append(("reference", quality.gold, plots.ORANGE))
     figure, axes = plots.new_figure(len(kinds), count, 3.6 * count, 3.2 * len(kinds))
     for i in range(count):
-        j = min(i + 1, len(quality.names) - 1)
-        clouds = [x[:, [i, j]].numpy() for _, x, _ in kinds]
+        clouds = [x[:, [i, i + 1]].numpy() for _, x, _ in kinds]
         for ax, (label, _, colour), cloud in zip(axes[:, i], kinds, clouds):
             ax.plot(*cloud[:_DOTS].T, ".", ms=2, color=colour, alpha=0.5)
             ax.set_xlim(*_limits([c[:, 0] for c in clouds]))
             ax.set_ylim(*_limits([c[:, 1] for c in clouds]))
-            plots.tidy(ax, label, plots.printed(quality.names[i]), plots.printed(quality.names[j]))
+            plots.tidy(ax, label, plots.printed(quality.names[i]), plots.printed(quality.names[i + 1]))
     return figure
 
 
