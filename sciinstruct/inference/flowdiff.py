@@ -94,6 +94,11 @@ class FlowDiff:
         for name in ("finish", "clean_share", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not self.warmup < self.steps - round(self.finish * self.steps):
+            raise ValueError(
+                f"warmup must end before the last {self.finish:.0%} of the {self.steps} steps, or the posterior learns "
+                f"nothing, got {self.warmup}"
+            )
         if min(self.prior_weight, self.entropy_weight) < 0:
             raise ValueError("prior_weight and entropy_weight must not be negative")
         if self.prior_gradient not in ("exact", "sds"):

@@ -184,7 +184,9 @@ def finished(settings: "FlowDiff", problem: Problem, run: FlowDiffRun, told: dic
     attributes = {"solver": "FlowDiff", "settings": told, "preserves_bayes": True, "seconds": run.seconds}
     if isinstance(network, FlowPosterior):
         attributes |= {"flow": dict(getattr(network.flow, "settings", {})), "affine": problem.affine}
-    diagnostics = {"warnings": warnings, "chi2": chi2}
+    diagnostics: dict[str, Any] = {"warnings": warnings}
+    if "chi2" in run.curves:
+        diagnostics["chi2"] = chi2
     if problem.report is not None:
         diagnostics["identifiability"] = problem.report.summary()
     smoothing = run.estep.run.smin if isinstance(run.estep, MatchingStep) else 0.0

@@ -111,7 +111,7 @@ class Identifiability:
             "largest_share_left": float(self.shares[0]),
             "median_share_left": float(self.shares.median()),
             "slowest_rate": float(self.rates.max()),
-            "median_sweeps": float(finite.median()) if len(finite) else float("inf"),
+            "median_sweeps": float(finite.median()) if len(finite) else None,
             "instruments_vary": self.varies,
             "warnings": self.warnings(),
         }

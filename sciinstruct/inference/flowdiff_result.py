@@ -19,7 +19,7 @@ from sciinstruct.inference.flowdiff_checks import chi2_warning, chi_square
 from sciinstruct.inference.flowdiff_gaussian import Gaussian
 from sciinstruct.inference.flowdiff_identifiability import Identifiability
 from sciinstruct.inference.flowdiff_posterior import FlowPosterior, make_posterior
-from sciinstruct.inference.flowdiff_prior import LearnedPrior
+from sciinstruct.inference.flowdiff_prior import SIGMA_DATA, LearnedPrior
 from sciinstruct.inference.reconstructor import Reconstructor
 from sciinstruct.inference.simulator import Simulator, as_simulator
 from sciinstruct.priors.base import Prior
@@ -105,7 +105,8 @@ class FlowDiffResult:
             said = chi2_warning(found["chi2"])
             found["warnings"] += [said] if said is not None and said not in found["warnings"] else []
         with torch.no_grad():
-            bound = self.prior.neg_log_bound(self.prior.from_physical(draws[:, 0]), full=True, generator=g)
+            x = self.prior.from_physical(draws[:, 0])
+            bound = self.prior.neg_log_bound(x, sigma_data=SIGMA_DATA, full=True, generator=g)
         found["bound_nats_per_number"] = float(bound.mean()) / draws[0, 0].numel()
         if self.identifiability is not None:
             found["identifiability"] = self.identifiability.summary()

@@ -8,12 +8,18 @@ import torch
 from sciinstruct.core import GaussianNoise, Operator, PriorError, SolverError
 from sciinstruct.inference import PPM, Mixture
 from sciinstruct.inference.amortized import AmortizedPPM
+from sciinstruct.inference.blur_simulator import BlurSimulator
 from sciinstruct.inference.flowdiff import FlowDiff
 from sciinstruct.inference.flowdiff_checks import chi2_warning, chi_square
 from sciinstruct.inference.flowdiff_gaussian import Gaussian
 from sciinstruct.inference.flowdiff_result import load_prior, load_reconstructor
 from sciinstruct.inference.flowdiff_target import GaussianTarget, LearnedTarget
 from sciinstruct.inference.simulator import MaskSimulator, OperatorSimulator
+from sciinstruct.operators import Convolution, ImageMask
+from sciinstruct.operators.interferometry.visibility import VisibilityOperator
+from sciinstruct.operators.kernels import gaussian_kernel
+from sciinstruct.operators.masks import random_mask
+from sciinstruct.operators.microscopy import Optics, PoissonGaussianNoise, WidefieldBlur
 from sciinstruct.priors import GaussianMixture, NetworkPrior
 from sciinstruct.priors.problems.base import MatrixOperator
 
@@ -243,7 +249,15 @@ def test_bad_input_is_refused_by_name(case):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"finish": 1.0}, {"flow_rate": 0.0}, {"prior_gradient": "score"}, {"entropy_weight": -1.0}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"warmup": 4000},
+        {"finish": 1.0},
+        {"flow_rate": 0.0},
+        {"prior_gradient": "score"},
+        {"entropy_weight": -1.0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -284,3 +298,32 @@ def test_a_chi_square_off_one_is_flagged_with_its_direction():
     assert chi2_warning(1.1) is None
     assert "smaller than claimed" in chi2_warning(0.6)
     assert "larger than claimed" in chi2_warning(1.5)
+
+
+def corruption(name):
+    """Section 7 of the method: one law of measurements each, on 8 x 8 images."""
+    whole, shape = ImageMask(torch.ones(1, 8, 8, dtype=torch.bool)), (1, 8, 8)
+    if name == "noise":
+        return OperatorSimulator(whole, GaussianNoise(0.2))
+    if name == "blur":
+        return OperatorSimulator(Convolution(gaussian_kernel(1.0, side=5), shape), GaussianNoise(0.01))
+    if name == "masks":
+        return MaskSimulator(shape, 0.1, lambda n, g: random_mask((n, *shape), 0.4, g))
+    if name == "blurs":
+        return BlurSimulator(shape, (0.5, 1.0), (0.05, 0.2))
+    if name == "microscope":
+        optics = WidefieldBlur(Optics(1.2, 600.0), (8, 8), 0.1, "circular")
+        return OperatorSimulator(optics, PoissonGaussianNoise(1.6))
+    u, v = 2e9 * torch.randn(2, 30, generator=seeded(3), dtype=F64)
+    return OperatorSimulator(VisibilityOperator(u, v, 8, 160.0), GaussianNoise(0.5))
+
+
+@pytest.mark.parametrize("name", ["noise", "blur", "masks", "blurs", "microscope", "visibilities"])
+def test_every_corruption_starts_at_a_right_chi_square_and_trains(name):
+    law, g = corruption(name), seeded(10)
+    x = 5 + torch.randn(100, 1, 1, 1, generator=g) + torch.linspace(0, 4, 8).expand(100, 1, 8, 8)
+    y = law.simulate(x, g)
+    found = FlowDiff.for_images(4, batch=8).train(y, law, generator=1)
+    start = chi_square(law, y[:8], found.reconstructor.sample(y[:8], 1, generator=2)[:, 0])
+    assert 0.5 < float(start.mean()) < 1.6
+    assert len(found.curves["objective"]) == 2 and found.identifiability is not None
