@@ -37,8 +37,8 @@ def make_setup(name: str) -> Setup:
 
     ``"cells-64-blur"``: fluorescent structures, pixels of 31.3 nm, behind a Gaussian blur of 1.6 to 4 pixels (117 to
     295 nm full width at half maximum) and white noise of 0.03 to 0.3 of a typical foreground; both are told to the
-    network. ``"cells-64-mask"``: the same with missing pixels (random ones, a box, or stripes) and noise of 0.05;
-    briefly trained, hardly better than its linear start.
+    network. ``"cells-64-mask"``: the same structures with missing pixels (random ones, a box, or stripes) and noise of
+    0.05.
 
     Raises
     ------
