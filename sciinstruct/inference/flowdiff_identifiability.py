@@ -2,7 +2,9 @@ r"""What corrupted data can tell of the clean law, before anything is trained.
 
 A direction in which a posterior keeps the share l of the prior's variance is learned at the pace of expectation
 maximisation: its mean's error falls by the factor l a sweep over the data, its variance's by :math:`1 - (1 - l)^2`.
-Where l = 1 the data say nothing: whatever a learned law does there comes from its start and its networks.
+Where l = 1 the data say nothing: whatever a learned law does there comes from its start and its networks. A direction
+is called null if data would remove less than 1e-4 of the variance even of events that vary in it as much as on average:
+that is the instrument's doing, whereas l near 1 may also come from a law that hardly varies there.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from sciinstruct.inference.flowdiff_gaussian import (
 )
 from sciinstruct.inference.simulator import Simulator, as_simulator
 
-_NULL = 1e-4  # share of the variance that data remove, below which they are said to say nothing
+_NULL = 1e-4  # share of an average variance that data remove, below which they are said to say nothing
 _SLOW = 0.9  # share left from which on a direction takes 100 sweeps and more
 _NAMED = 8  # directions described
 _ALONE = 0.999  # share of a pixel's unit vector within the null space from which on the pixel itself is unseen
@@ -44,8 +46,8 @@ class Identifiability:
         Factor by which the error of the variance falls in one sweep over the data.
     sweeps : Tensor, shape (d,)
         Sweeps that takes by a factor e, about 1 / (1 - l)^2; infinite in null directions.
-    null_share : float
-        Share of the directions the data say nothing about.
+    null_directions : Tensor, shape (k, *event_shape)
+        Directions the data say nothing about, orthonormal.
     varies : bool
         Whether instruments differ, and the numbers are averages over items.
     """
@@ -54,31 +56,29 @@ class Identifiability:
     directions: Tensor
     rates: Tensor
     sweeps: Tensor
-    null_share: float
+    null_directions: Tensor
     varies: bool
 
     @property
-    def null_directions(self) -> Tensor:
-        """Directions the data say nothing about, (k, *event_shape)."""
-        return self.directions[1 - self.shares < _NULL]
+    def null_share(self) -> float:
+        """Share of the directions the data say nothing about."""
+        return len(self.null_directions) / len(self.shares)
 
     @property
     def identifiable(self) -> bool:
         """Whether the data see all directions."""
-        return self.null_share == 0
+        return len(self.null_directions) == 0
 
     def seen(self, x: Tensor) -> Tensor:
         """Part of events (B, *event_shape) that the data tell of: null directions projected out."""
-        null = self.null_directions.flatten(1).to(x)
-        basis = torch.linalg.qr(null.T).Q
+        basis = self.null_directions.flatten(1).to(x).T
         flat = x.flatten(1)
         return (flat - (flat @ basis) @ basis.T).reshape(x.shape)
 
     def names(self) -> list[str]:
         """Null directions in words, at most eight: single numbers of an event first, then what else there is."""
-        null = self.null_directions
-        shape = null.shape[1:]
-        basis = torch.linalg.qr(null.flatten(1).T).Q
+        shape = self.null_directions.shape[1:]
+        basis = self.null_directions.flatten(1).T
         alone = basis.square().sum(1) > _ALONE
         found = [e.reshape(shape) for e in torch.eye(len(basis), dtype=basis.dtype, device=basis.device)[alone]]
         rest = torch.where(alone[:, None], torch.zeros_like(basis), basis)
@@ -94,11 +94,11 @@ class Identifiability:
                 f"{self.null_share:.1%} of the directions leave no trace in the data: {'; '.join(self.names())}. "
                 "Nothing is claimed there: what the learned prior holds of them comes from its start and its networks"
             )
-        slow = int(((self.shares >= _SLOW) & (1 - self.shares >= _NULL)).sum())
-        if slow:
+        slow = int((self.shares >= _SLOW).sum()) - len(self.null_directions)
+        if slow > 0:
             said.append(
-                f"{slow} of {len(self.shares)} directions keep over {_SLOW:.0%} of their variance given the data and "
-                "take over 100 sweeps to learn: expect them near where they started"
+                f"{slow} more of {len(self.shares)} directions keep over {_SLOW:.0%} of their variance given the data "
+                "and take over 100 sweeps to learn: expect them near where they started"
             )
         return said
 
@@ -161,8 +161,7 @@ def analyse(information: Tensor, covariance: Tensor, event_shape: tuple[int, ...
     shares, vectors = shares.flip(0).clamp(0, 1), vectors.flip(1)
     removed = 1 - torch.einsum("di,nde,ei->ni", vectors, left, vectors)
     gain = removed.square().mean(0)
-    null = 1 - shares < _NULL
-    sweeps = torch.where(null, torch.full_like(gain, float("inf")), 1 / gain.clamp_min(1e-12))
+    sweeps = torch.where(gain < _NULL**2, torch.full_like(gain, float("inf")), 1 / gain.clamp_min(1e-12))
     directions = (chol @ vectors).T  # changes of an event, not functionals of it
     directions = directions / directions.norm(dim=1, keepdim=True)
     return Identifiability(
@@ -170,9 +169,16 @@ def analyse(information: Tensor, covariance: Tensor, event_shape: tuple[int, ...
         directions.reshape(-1, *event_shape),
         1 - gain,
         sweeps,
-        float(null.double().mean()),
+        _null_space(information.mean(0).to(chol), float(covariance.diagonal().mean())).reshape(-1, *event_shape),
         varies,
     )
+
+
+def _null_space(information: Tensor, variance: float) -> Tensor:
+    """Orthonormal directions (k, d) in which events of that variance lose next to nothing of it to the data."""
+    values, vectors = torch.linalg.eigh(0.5 * (information + information.T))
+    removed = variance * values / (1 + variance * values.clamp_min(0))
+    return vectors[:, removed < _NULL].T
 
 
 def describe(direction: Tensor) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from sciinstruct.core import GaussianNoise, LinearOperator
 from sciinstruct.inference.flowdiff import FlowDiff
-from sciinstruct.inference.flowdiff_identifiability import describe, identifiability_report
+from sciinstruct.inference.flowdiff_identifiability import analyse, describe, identifiability_report
 from sciinstruct.inference.simulator import MaskSimulator, OperatorSimulator
 from sciinstruct.operators import GaussianBlur, PixelMask
 from sciinstruct.priors import GaussianField
@@ -99,3 +99,12 @@ def test_a_report_too_large_for_dense_algebra_is_refused():
     law = OperatorSimulator(GaussianBlur(1.0, (40, 40)), GaussianNoise(0.1))
     with pytest.raises(ValueError, match="report on a crop"):
         identifiability_report(law, torch.rand(20, 1, 40, 40))
+
+
+def test_a_law_that_hardly_varies_somewhere_is_no_fault_of_the_instrument():
+    """Vectors along one axis, seen whole: both directions are identified, though one is slow."""
+    report = analyse(
+        torch.eye(2, dtype=torch.float64)[None], torch.diag(torch.tensor([4.0, 1e-6]).double()), (2,), False
+    )
+    assert report.identifiable and float(report.shares[0]) > 1 - 1e-5
+    assert not any("Nothing is claimed" in said for said in report.warnings())
