@@ -46,8 +46,9 @@ def print_tables(results: dict[str, Any]) -> None:
         for model, rows in models.items():
             print(_line(model, rows, n))
         _compare(models)
-    if "long sampler" in results:
-        print(f"\nlong sampler: {results['long sampler']}")
+    for name in ("speed", "long sampler"):
+        if name in results:
+            print(f"\n{name}: {results[name]}")
     rates = {key: row for key, row in results.items() if key.startswith("rate ")}
     if rates:
         print("\n| rate | sigma | clean | exact | surrogate | BPDA | worst |\n|---|---|---|---|---|---|---|")
