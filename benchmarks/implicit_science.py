@@ -29,7 +29,7 @@ from sciinstruct.implicit import (
     run_nuts,
     tempered_smc,
 )
-from sciinstruct.implicit.energy_models import EnergyTraining, langevin
+from sciinstruct.implicit.energy_models import EnergyModel, EnergyTraining, langevin
 from sciinstruct.implicit.pilot import covariance_root
 from sciinstruct.implicit.targets.logistic import LabelledSplit, breast_cancer
 from sciinstruct.operators.interferometry import Observation
@@ -86,26 +86,20 @@ def accuracy(x: Tensor, data: LabelledSplit) -> float:
     return float(((logits.sigmoid().mean(1) > 0.5) == (data.held_out_labels > 0.5)).double().mean())
 
 
-def ring(data: Path) -> dict[str, Any]:
-    """M87 on 11 April 2017: amplitudes alone, whose two modes mirror each other, and with closure phases."""
-    observation = Observation.from_uvfits(data / DAY)
-    record = {}
-    for label, phases in (("amplitudes", False), ("closure phases", True)):
-        target = RingTarget(observation, closure_phases=phases, name=f"ring, {label}")
-        settings = ImplicitSampler(steps=600, score_steps=3, particles=2048, start_scale=1.0)
-        sampler = settings.train(target, generator=SEED)
-        begin = sampler.sample(2, 3).double()
-        if not phases:  # all chains in one mode; its mirror image is the other, of exactly equal weight
-            begin = torch.where(begin[:, 4:5] > 0, begin, target.mirrored(begin))
-        chains = run_nuts(target, chains=2, warmup=200, draws=600, start=begin, generator=SEED)
-        gold = None if phases else both_modes(target, chains)
-        found = summary(sampler_quality(sampler, target, chains=chains, gold=gold, generator=SEED))
-        found["chi2"] = {k: float(v.mean()) for k, v in target.chi2(target.constrain(sampler.sample(2000, 1))).items()}
-        if not phases:
-            north = target.constrain(sampler.sample(20_000, 2))[:, 4]
-            found["share_north"] = float((north > 0).double().mean())
-        record[label] = found
-    return record
+def ring(data: Path, phases: bool) -> dict[str, Any]:
+    """M87 on 11 April 2017: amplitudes alone, whose two modes mirror each other, or with closure phases."""
+    target = RingTarget(Observation.from_uvfits(data / DAY), closure_phases=phases)
+    settings = ImplicitSampler(steps=600, score_steps=3, particles=2048, start_scale=1.0)
+    sampler = settings.train(target, generator=SEED)
+    begin = sampler.sample(2, 3).double()
+    if not phases:  # all chains in one mode; its mirror image is the other, of exactly equal weight
+        begin = torch.where(begin[:, 4:5] > 0, begin, target.mirrored(begin))
+    chains = run_nuts(target, chains=2, warmup=200, draws=600, start=begin, generator=SEED)
+    gold = None if phases else both_modes(target, chains)
+    found = summary(sampler_quality(sampler, target, chains=chains, gold=gold, generator=SEED))
+    found["chi2"] = {k: float(v.mean()) for k, v in target.chi2(target.constrain(sampler.sample(2000, 1))).items()}
+    north = target.constrain(sampler.sample(20_000, 2))[:, 4]
+    return found | {"share_north": float((north > 0).double().mean())}
 
 
 def both_modes(target: RingTarget, chains: Chains) -> Tensor:
@@ -151,11 +145,10 @@ def digits() -> dict[str, Any]:
     spent, unit = time.perf_counter() - began, model.scale**2
     torch.manual_seed(SEED)
     features = Features().learn(x.flatten(1), y, 0.15 * model.scale, g)
-    # gold: chains that begin at data, so that no kind of digit is missing, and forget them
-    index = torch.randint(len(x), (4000,), generator=g)
-    noisy = x.flatten(1)[index] + 0.15 * model.scale * torch.randn(4000, 64, generator=g)
-    gold = refine(model, noisy, model.scale * torch.eye(64), steps=300, generator=g)
-    start = refine(model, noisy[:2000], model.scale * torch.eye(64), steps=100, generator=g)
+    # chains that begin at data, so that no kind of digit is missing: of one half for the sampler, of the other as gold
+    order, half = torch.randperm(len(x), generator=g), len(x) // 2
+    start = from_data(model, x[order[:half]].flatten(1), 2000, 100, g)
+    gold = from_data(model, x[order[half:]].flatten(1), 4000, 300, g)
     settings = ImplicitSampler(steps=800, score_steps=3, width=256, learning_rate=5e-4, base="particles")
     sampler = settings.train(model, generator=SEED, start=start)
     ways: dict[str, Callable[[], Tensor]] = {"one pass": lambda: sampler.sample(2000, 1)}
@@ -165,6 +158,12 @@ def digits() -> dict[str, Any]:
     ways["the sampler's start"] = lambda: start
     rows = {k: judge_images(features.hidden, draw, gold[:2000], model) for k, draw in ways.items()}
     return {"energy_seconds": spent, "sampler_seconds": sampler.diagnostics["seconds"], "rows": rows}
+
+
+def from_data(model: EnergyModel, x: Tensor, n: int, steps: int, g: torch.Generator) -> Tensor:
+    """Ends (n, 64) of exact chains that begin at noisy data."""
+    noisy = x[torch.randint(len(x), (n,), generator=g)] + 0.15 * model.scale * torch.randn(n, 64, generator=g)
+    return refine(model, noisy, model.scale * torch.eye(64), steps=steps, generator=g)
 
 
 def judge_images(features: nn.Module, draw: Callable[[], Tensor], gold: Tensor, model: Target) -> dict[str, float]:
@@ -182,24 +181,27 @@ def judge_images(features: nn.Module, draw: Callable[[], Tensor], gold: Tensor, 
     }
 
 
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "logistic": lambda data: logistic(),
+    "ring": lambda data: ring(data, False),
+    "ring-phases": lambda data: ring(data, True),
+    "digits": lambda data: digits(),
+}
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", nargs="+", default=["logistic", "ring", "digits"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS))
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SCIINSTRUCT_DATA", "../shared/data")))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out / "implicit_science.json"
     record = json.loads(out.read_text()) if out.is_file() else {}
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "logistic": logistic,
-        "ring": lambda: ring(arguments.data),
-        "digits": digits,
-    }
     for name in arguments.parts:
-        record[name] = parts[name]()
+        record[name] = PARTS[name](arguments.data)
         with atomic_path(out) as path:
             path.write_text(json.dumps(record, indent=1))
         print(name, json.dumps(record[name])[:2000], flush=True)
