@@ -34,7 +34,7 @@ torch.set_num_threads(1)  # networks this small gain nothing from more
 
 if arguments.file is None:
     print("no --file: simulating. The real files: github.com/eventhorizontelescope/2019-D01-01, folder uvfits/")
-    observation, _ = simulated_twin(32, 128.0, torch.Generator().manual_seed(1))
+    observation, _ = simulated_twin(32, 128.0, torch.Generator().manual_seed(2))
 else:
     observation = Observation.from_uvfits(arguments.file)
 target = RingTarget(observation, name="ring, amplitudes")
