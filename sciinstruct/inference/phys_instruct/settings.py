@@ -48,10 +48,12 @@ class PhysInstruct:
         Rescale the weight so that the residual's gradient in the fields is this many times the divergence's, in rms;
         replaces `lam`, whose right size differs by orders of magnitude between equations. The residual's gradient is
         mostly in the finest detail, so that values near 10 are moderate: ``lam=0.3`` comes to 10 for Burgers' equation.
-    scale_mode : {"smaller", "batch", "data"}
+    scale_mode : {"batch", "smaller", "data"}
         What residuals are relative to: the generated fields' own magnitude (which rewards inflation, where the
-        network's roughness makes the residual), the data's (which rewards shrinking), or the smaller of the two. None
-        of them sees a loss of contrast in equations whose magnitude is constant, as Darcy's is.
+        network's roughness makes the residual), the smaller of it and the data's (neither inflation nor shrinking), or
+        the data's (which rewards shrinking). The first gains most before it inflates, which the selection of the state
+        to keep stops; the second is for long runs. None of them sees a loss of contrast in equations whose magnitude
+        is constant, as Darcy's is.
     diffused_residual : bool
         Instead of a penalty on the fields, tilt the teacher's score at every level by the residual of its denoised
         fields, ``exp(-lam * pixels * R)``. Only with "ikl".
@@ -91,7 +93,7 @@ class PhysInstruct:
     weighting: Weighting | None = None
     lam: float = 0.3
     auto_lambda: float | None = None
-    scale_mode: ScaleMode = "smaller"
+    scale_mode: ScaleMode = "batch"
     diffused_residual: bool = False
     iterations: int = 1500
     batch: int = 64

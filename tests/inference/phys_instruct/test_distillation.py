@@ -77,6 +77,7 @@ def test_the_teacher_is_left_alone_and_both_networks_move(teacher, burgers, true
         {"divergence": "sim", "weighting": "one"},
         {"divergence": "exact_kl"},
         {"weighting": "sigma2", "scale_mode": "data"},
+        {"scale_mode": "smaller"},
         {"auto_lambda": 0.3},
         {"diffused_residual": True},
         {"precision": "bfloat16"},
@@ -303,7 +304,7 @@ def test_a_saved_student_gives_the_same_fields_and_says_what_it_is(student, burg
     assert again.history == student.history and again.pde_error(2, 8, generator=seeded()) > 0
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["levels"] == [2.5, 1.0, 0.4, 0.15]
-    assert card["settings"]["weighting"] == "dmd" and card["settings"]["scale_mode"] == "smaller"
+    assert card["settings"]["weighting"] == "dmd" and card["settings"]["scale_mode"] == "batch"
     assert card["settings"]["lam"] == 0.3 and 0 <= card["lambda"] <= 0.3
     assert card["equation"]["kind"] == "step" and card["equation"]["viscosity"] == 0.05
     assert 0 < card["data_floor"] < 1e-4  # rounding of float32 fields
