@@ -54,7 +54,7 @@ def test_langevin_has_the_variance_of_its_step(generator):
         langevin(target, x, steps=1, step=0.0, generator=generator)
 
 
-@pytest.mark.parametrize("objective", ["dcd", "cd", pytest.param("pcd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", ["dcd", *(pytest.param(o, marks=pytest.mark.slow) for o in ("cd", "pcd"))])
 def test_two_bumps_are_learned(objective, generator):
     """Two thirds at -1, one third at 1, width 0.3: KL on a grid to 0.1 for a run of seconds."""
     label = torch.rand(5000, 1, generator=generator) < 1 / 3
