@@ -1,5 +1,6 @@
 """Steps between a file and a likelihood: averaging, zero baselines, noise budget, flags, amplitude de-bias."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -140,7 +141,7 @@ def add_fractional_noise(obs: "Observation", fraction: float) -> "Observation":
     return obs.evolve(f"systematic noise of {fraction:g} of the amplitude added", sigma=sigma)
 
 
-def add_amplitude_budget(obs: "Observation", budget: dict[str, float]) -> "Observation":
+def add_amplitude_budget(obs: "Observation", budget: Mapping[str, float]) -> "Observation":
     """Inflate sigma by station gain errors: sigma^2 + (f_a^2 + f_b^2) |V|^2.
 
     For likelihoods of calibrated amplitudes without explicit gains; closures need none of it.

@@ -67,8 +67,16 @@ def default_flow(event_shape: tuple[int, ...], condition_shape: tuple[int, ...],
     """The package's flow of vectors or images, of a size that a CPU trains."""
     if len(event_shape) == 1:
         return ConditionalVectorFlow(event_shape[0], condition_shape[0], seed=seed)
-    sizes = {"steps": 4, "width": 48, "features": 24, "encoder_width": 48, "encoder_blocks": 2}
-    return ConditionalImageFlow(event_shape, condition_shape[0], seed=seed, **sizes)
+    return ConditionalImageFlow(
+        event_shape,
+        condition_shape[0],
+        seed=seed,
+        steps=4,
+        width=48,
+        features=24,
+        encoder_width=48,
+        encoder_blocks=2,
+    )
 
 
 class FlowPosterior(ConditionalGenerator):

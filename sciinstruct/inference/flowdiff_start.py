@@ -27,12 +27,14 @@ class Affine(NamedTuple):
     def push(self, u: Tensor) -> Tensor:
         """White (B, d) to draws."""
         if self.factor is None:
+            assert self.root is not None
             return self.mean + u @ self.root
         return self.mean + torch.linalg.solve_triangular(self.factor.mT, u[..., None], upper=True)[..., 0]
 
     def pull(self, x: Tensor) -> Tensor:
         """The way back."""
         if self.factor is None:
+            assert self.inverse is not None
             return (x - self.mean) @ self.inverse
         return ((x - self.mean)[:, None] @ self.factor)[:, 0]
 

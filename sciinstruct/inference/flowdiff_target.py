@@ -50,8 +50,8 @@ class GaussianTarget(Target):
         gaussian: Gaussian,
         event_shape: tuple[int, ...],
         sigma_range: tuple[float, float],
-        scale: float,
-        shift: float,
+        scale: float | Tensor,
+        shift: float | Tensor,
     ) -> None:
         self.prior = GaussianPrior(gaussian.mean.reshape(event_shape), gaussian.covariance, sigma_range=sigma_range)
         self.prior.scale, self.prior.shift = scale, shift

@@ -92,16 +92,22 @@ def draw_masks(n: int, generator: torch.Generator | None = None) -> Tensor:
     """
     _, height, width = _SHAPE
     device = generator.device if generator is not None else torch.device("cpu")
-    drawn = {"generator": generator, "device": device}
-    share = 0.2 + 0.6 * torch.rand(n, 1, 1, **drawn)
-    pixels = torch.rand(n, height, width, **drawn) < share
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    def whole(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=device)
+
+    share = 0.2 + 0.6 * uniform(n, 1, 1)
+    pixels = uniform(n, height, width) < share
     rows, columns = torch.arange(height, device=device)[None, :, None], torch.arange(width, device=device)[None, None]
-    side = torch.randint(8, 25, (2, n, 1, 1), **drawn)
+    side = whole(8, 25, 2, n, 1, 1)
     sides = torch.tensor(_SHAPE[1:], device=device)[:, None, None, None]
-    corner = (torch.rand(2, n, 1, 1, **drawn) * (sides - side)).long()
+    corner = (uniform(2, n, 1, 1) * (sides - side)).long()
     outside_rows = (rows < corner[0]) | (rows >= corner[0] + side[0])
     boxes = outside_rows | (columns < corner[1]) | (columns >= corner[1] + side[1])
-    period = torch.randint(2, 7, (n, 1, 1), **drawn)
+    period = whole(2, 7, n, 1, 1)
     stripes = (rows % period == 0).expand(-1, -1, width)
-    kind = torch.randint(4, (n, 1, 1), **drawn)  # half of them at random
+    kind = whole(0, 4, n, 1, 1)  # half of them at random
     return torch.where(kind < 2, pixels, torch.where(kind == 2, boxes, stripes))[:, None]
