@@ -31,7 +31,7 @@ def classifier(digits):
 
 
 # clean, transfer, exact: ranges of the reference for any seeds of prior and classifier; counts of few images may miss
-# them by two standard errors (ScoreOpt-O measured here: 0.979, 0.766, 0.618, before a classifier that keeps more itself)
+# them by two standard errors (ScoreOpt-O measured here: 0.979, 0.766, 0.618, before a classifier that keeps more)
 EXPECTED = {
     "one-shot": ((0.85, 1.0), (0.40, 0.70), (0.32, 0.50)),
     "DiffPure-style": ((0.80, 1.0), (0.40, 0.70), (0.32, 0.52)),
