@@ -16,6 +16,7 @@ from sciinstruct.operators.pde.equation import Equation
 from sciinstruct.operators.pde.errors import pde_error
 
 _FARTHEST = 1.5  # times the smallest distance of the run
+_ALIKE = 1.05  # ratio of errors that says nothing
 _AMPLITUDE = (0.9, 1.15)
 _PROJECTIONS = 500
 _ROWS = 128  # fields that go through the network together
@@ -122,11 +123,13 @@ class Selection:
     def best(self) -> tuple[Measured, dict[str, Any]] | None:
         """The lowest error among states near enough to the reference and of the right amplitude, or None.
 
-        Warns if none qualifies.
+        Of errors that differ by no more than 5 % the one nearest to the reference is taken. Warns if none qualifies.
         """
         rows = [m for m in self.history if m.step in self.kept]
         if rows:
-            chosen = min(rows, key=lambda m: self._of(m.pde_error))
+            least = min(self._of(m.pde_error) for m in rows)
+            alike = [m for m in rows if self._of(m.pde_error) <= _ALIKE * least]
+            chosen = min(alike, key=lambda m: self._of(m.swd))
             return chosen, self.kept[chosen.step]
         if self.history:
             last = self.history[-1]

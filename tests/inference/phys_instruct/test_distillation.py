@@ -237,6 +237,13 @@ def test_selection_takes_the_lowest_error_that_the_guards_allow():
     assert selection.best()[1] == {"step": 1}
 
 
+def test_errors_that_are_alike_are_decided_by_distance():
+    selection = Selection(2)
+    for row in [measured(1, 0.40, 0.14, 1.0), measured(2, 0.41, 0.10, 1.0), measured(3, 0.50, 0.095, 1.0)]:
+        selection.add(row, {"step": row.step})
+    assert set(selection.kept) == {1, 2, 3} and selection.best()[1] == {"step": 2}
+
+
 def test_fields_that_shrank_are_rejected_with_a_warning():
     selection = Selection(2)
     selection.add(measured(1, 0.1, 0.1, 0.4), {})
@@ -303,7 +310,7 @@ def test_a_saved_student_gives_the_same_fields_and_says_what_it_is(student, burg
     assert torch.equal(student.denoiser(2).denoise(x, 0.3), again.denoiser(2).denoise(x, 0.3))
     assert again.history == student.history and again.pde_error(2, 8, generator=seeded()) > 0
     card = json.loads((tmp_path / "card.json").read_text())
-    assert card["levels"] == [2.5, 1.0, 0.4, 0.15]
+    assert card["levels"] == [2.5, 0.8, 0.2, 0.04]
     assert card["settings"]["weighting"] == "dmd" and card["settings"]["scale_mode"] == "batch"
     assert card["settings"]["lam"] == 0.3 and 0 <= card["lambda"] <= 0.3
     assert card["equation"]["kind"] == "step" and card["equation"]["viscosity"] == 0.05
