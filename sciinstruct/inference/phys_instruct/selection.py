@@ -17,7 +17,7 @@ from sciinstruct.operators.pde.errors import pde_error
 
 _FARTHEST = 1.5  # times the smallest distance of the run
 _ALIKE = 1.05  # ratio of errors that says nothing
-_AMPLITUDE = (0.9, 1.15)
+_AMPLITUDE = (0.95, 1.05)
 _PROJECTIONS = 500
 _ROWS = 128  # fields that go through the network together
 

@@ -225,7 +225,7 @@ def test_selection_takes_the_lowest_error_that_the_guards_allow():
     selection = Selection(2)
     for row in [
         measured(1, 0.50, 0.10, 1.0),
-        measured(2, 0.40, 0.14, 1.1),
+        measured(2, 0.40, 0.14, 1.04),
         measured(3, 0.30, 0.16, 1.0),  # further than 1.5 times the least distance
         measured(4, 0.20, 0.12, 0.7),  # shrunk
         measured(5, 0.45, 0.145, 1.0),  # beaten by step 2 in both
