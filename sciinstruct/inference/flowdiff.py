@@ -178,7 +178,7 @@ class FlowDiff:
         PriorError
             If data vary no more than their noise, or nothing tells the scale of the clean events.
         SolverError
-            If a loss is not finite: the text names step and term, the last good state is in `checkpoint`.
+            If a loss is not finite: the text names step and term, the state before that step is in `checkpoint`.
         """
         law = as_simulator(simulator)
         y = as_measurements(measurements, law)

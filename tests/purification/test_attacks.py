@@ -26,17 +26,6 @@ def normal():
 
 
 @pytest.fixture(scope="module")
-def linear(normal):
-    """Class 1 on one side of a plane."""
-
-    def classifier(image):
-        score = (image * normal.to(image)).flatten(1).sum(1)
-        return torch.stack([-score, score], 1)
-
-    return classifier
-
-
-@pytest.fixture(scope="module")
 def prior():
     """A Gaussian: its denoiser is a multiple of the identity."""
     d = torch.Size(SHAPE).numel()

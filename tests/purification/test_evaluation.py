@@ -32,17 +32,6 @@ def normal():
 
 
 @pytest.fixture(scope="module")
-def linear(normal):
-    """Class 1 on one side of a plane."""
-
-    def classifier(image):
-        score = (image * normal.to(image)).flatten(1).sum(1)
-        return torch.stack([-score, score], 1)
-
-    return classifier
-
-
-@pytest.fixture(scope="module")
 def images(normal):
     """Sixty images at known distances from the plane, some on the wrong side."""
     score = torch.linspace(-0.1, 1.0, 60, dtype=torch.float64) * float(normal.abs().sum()) * BUDGET.size * 2
