@@ -83,7 +83,7 @@ config = PriorTraining(steps=STEPS, levels=NoiseLevels(0.01, 20.0), warmup=20)
 with tempfile.TemporaryDirectory() as folder:
     trained = {
         name: train_prior(images, config, Path(folder) / name, network=unet_config((1, SIDE, SIDE)))
-        for name, images in {"sharp images": sharp, "micrographs as if sharp": micrographs}.items()
+        for name, images in {"sharp images": sharp, "micrographs": micrographs}.items()
     }
 priors = {"sharp images": trained["sharp images"], "FlowDiff": result.prior} | trained
 mask = PixelMask(random_mask((SIDE, SIDE), 0.5, generator))
@@ -94,7 +94,7 @@ for name, prior in priors.items():
     problems = [InverseProblem(prior, Likelihood(mask, 1.0, y.reshape(mask.range_shape))) for y in data]
     filled[name] = torch.stack([solver.run(p, 16, generator=generator).samples.mean(0) for p in problems])
     error = float((filled[name] - truths).square().mean().sqrt())
-    print(f"{name}: error of the posterior mean {error:.2f} electrons")
+    print(f"prior of {name}: error of the posterior mean {error:.2f} electrons")
 
 # %%
 # What it looks like
