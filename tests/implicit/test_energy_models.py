@@ -70,6 +70,59 @@ def test_two_bumps_are_learned(objective, generator):
     assert torch.equal(*twice)
 
 
+@pytest.mark.parametrize("objective", ["dcd", "cd", "pcd"])
+def test_an_interrupted_training_resumes_to_the_same_model(objective, tmp_path, generator):
+    """Bit for bit: weights, their average, optimiser, chains and random state are all kept."""
+    data, path = torch.randn(200, 2, generator=generator), tmp_path / "run.pt"
+    settings = EnergyTraining(objective=objective, **QUICK | {"steps": 12, "chain_steps": 2})
+    whole = settings.train(data, generator=1)
+
+    def stop(step, info):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        settings.train(data, generator=1, callback=stop, checkpoint=path)
+    seen = []
+    resumed = settings.train(
+        data, generator=99, callback=lambda step, info: seen.append(step), checkpoint=path, resume=True
+    )
+    assert seen == [8, 9, 10, 11]
+    assert torch.equal(resumed.log_prob(data), whole.log_prob(data))
+
+
+def test_a_failed_training_keeps_its_state(tmp_path, generator):
+    """A loss that becomes infinite ends the run with the step named and the state written."""
+    data, path = torch.randn(50, 2, generator=generator), tmp_path / "run.pt"
+    settings = EnergyTraining(**QUICK | {"steps": 30, "learning_rate": 1e30})
+    with pytest.raises(SolverError, match="at step"):
+        settings.train(data, generator=0, checkpoint=path)
+    assert path.is_file()
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path, generator):
+    data, path = torch.randn(50, 2, generator=generator), tmp_path / "run.pt"
+    short = QUICK | {"steps": 2}
+    settings = EnergyTraining(**short)
+    settings.train(data, generator=0, checkpoint=path)
+    others = [
+        (EnergyTraining(**short | {"batch": 64}), data),
+        (EnergyTraining(**short | {"objective": "pcd"}), data),
+        (settings, data[:40]),
+        (settings, 2 * data),
+    ]
+    for other, x in others:
+        with pytest.raises(SolverError, match="other data or other settings"):
+            other.train(x, checkpoint=path, resume=True)
+    with pytest.raises(SolverError, match="does not exist"):
+        settings.train(data, checkpoint=tmp_path / "none.pt", resume=True)
+    with pytest.raises(ValueError, match="checkpoint"):
+        settings.train(data, resume=True)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SolverError, match="damaged"):
+        settings.train(data, checkpoint=path, resume=True)
+
+
 def test_a_model_is_a_target_and_survives_files(tmp_path, generator):
     images = torch.rand(64, 1, 4, 4, generator=generator)
     model = EnergyTraining(**QUICK | {"steps": 5}).train(images, generator=0, name="squares")

@@ -1,6 +1,7 @@
 """Training an energy from data."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core import SolverError, make_generator, randn_like, track
+from sciinstruct.core.checkpoint import load_checkpoint, save_checkpoint
 from sciinstruct.core.checks import check_finite
-from sciinstruct.diffusion import EMA
+from sciinstruct.core.interrupt import deferred_interrupt
 from sciinstruct.implicit.energy_models.chains import langevin
 from sciinstruct.implicit.energy_models.model import EnergyModel
 from sciinstruct.implicit.energy_models.objectives import contrastive_loss, diffusion_contrastive_loss
+from sciinstruct.implicit.energy_models.state import EnergyState
 
-_BETAS = (0.9, 0.99)
-_CLIP = 10.0
 _PENALTY = 1e-3  # of contrastive divergence
 _BUFFER, _FRESH = 4096, 0.05  # persistent chains, and the share restarted at every step
 
@@ -95,6 +96,8 @@ class EnergyTraining:
         progress: bool = False,
         callback: Callback | None = None,
         name: str = "energy model",
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
     ) -> EnergyModel:
         """Learn the density of `data`.
 
@@ -108,6 +111,10 @@ class EnergyTraining:
         callback : callable, optional
             ``callback(step, {"loss": ...})`` after every step.
         name : str
+        checkpoint : path, optional
+            Where the state is kept ten times in a run, and when it is interrupted or fails.
+        resume : bool
+            Go on from `checkpoint`.
 
         Returns
         -------
@@ -117,10 +124,14 @@ class EnergyTraining:
         Raises
         ------
         ValueError
-            If there are fewer than two data, they do not differ, or one is not finite.
+            If there are fewer than two data, they do not differ, or one is not finite; if `resume` is asked for
+            without `checkpoint`.
         SolverError
-            If the loss becomes NaN or infinite; the text names the step.
+            If the loss becomes NaN or infinite (the text names the step), or the checkpoint is missing, damaged, or of
+            other data or settings.
         """
+        if resume and checkpoint is None:
+            raise ValueError("resume needs checkpoint, the file to go on from")
         check_finite("data", data)
         x = data.detach().flatten(1).float()
         scale = float(x.var(0, correction=0).mean().sqrt()) if len(x) > 1 else 0.0
@@ -128,21 +139,56 @@ class EnergyTraining:
             raise ValueError(f"data must be at least two different points, got {len(x)} of spread {scale:g}")
         g = make_generator(generator, x.device)
         model = self._blank(tuple(data.shape[1:]) or (1,), x, scale, g, name)
-        optimiser = torch.optim.Adam(model.net.parameters(), lr=self.learning_rate, betas=_BETAS)
-        average, chains = EMA(model.net, self.ema), model.base_draws(_BUFFER, g)
-        for step in track(range(self.steps), progress=progress, description=self.objective):
-            batch = x[torch.randint(len(x), (self.batch,), generator=g, device=x.device)]
-            batch = batch + self.noise * scale * randn_like(batch, g)
-            loss = self._loss(model, batch, chains, scale, g)
-            if not torch.isfinite(loss):
-                raise SolverError(f"the {self.objective} loss became NaN or infinite at step {step}; lower the rates")
-            rate = self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
-            _descend(model, loss, optimiser, rate)
-            average.update(model.net)
-            if callback is not None:
-                callback(step, {"loss": float(loss.detach())})
-        average.copy_to(model.net)
+        state = EnergyState(model.net, model.base_draws(_BUFFER, g), g, ema=self.ema)
+        run = {"settings": self.settings(), "data": [name, list(data.shape), scale]}
+        if resume and checkpoint is not None:
+            saved = load_checkpoint(checkpoint)
+            if {k: saved.get(k) for k in run} != run:
+                raise SolverError("the checkpoint belongs to other data or other settings; delete it to start afresh")
+            state.restore(saved["state"])
+
+        def keep() -> None:
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, run | {"state": state.dump()})
+
+        self._loop(model, x, state, progress, callback, keep)
+        state.average.copy_to(model.net)
         return model.requires_grad_(False).eval()
+
+    def _loop(
+        self,
+        model: EnergyModel,
+        x: Tensor,
+        state: EnergyState,
+        progress: bool,
+        callback: Callback | None,
+        keep: Callable[[], None],
+    ) -> None:
+        """Take the steps; on failure or interruption, which takes effect between steps, keep the last state."""
+        try:
+            with deferred_interrupt() as interrupted:
+                for step in track(range(state.step, self.steps), progress=progress, description=self.objective):
+                    loss = self._step(model, x, state)
+                    if callback is not None:
+                        callback(step, {"loss": loss})
+                    if state.step % max(1, self.steps // 10) == 0:
+                        keep()
+                    if interrupted():
+                        raise KeyboardInterrupt
+        except (KeyboardInterrupt, SolverError):
+            keep()
+            raise
+
+    def _step(self, model: EnergyModel, x: Tensor, state: EnergyState) -> float:
+        g = state.generator
+        batch = x[torch.randint(len(x), (self.batch,), generator=g, device=x.device)]
+        batch = batch + self.noise * model.scale * randn_like(batch, g)
+        loss = self._loss(model, batch, state.chains, model.scale, g)
+        if not torch.isfinite(loss):
+            raise SolverError(f"the {self.objective} loss became NaN or infinite at step {state.step}; lower the rates")
+        wave = 0.5 * (1 + math.cos(math.pi * state.step / self.steps))
+        state.descend(loss, self.learning_rate * (0.01 + 0.99 * wave))
+        return float(loss.detach())
 
     def settings(self) -> dict[str, Any]:
         """For a card."""
@@ -171,12 +217,3 @@ class EnergyTraining:
         negatives = langevin(model, start, steps=self.chain_steps, step=size, generator=g)
         chains[index] = negatives
         return contrastive_loss(model.energy, x, negatives, _PENALTY)
-
-
-def _descend(model: EnergyModel, loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.net.parameters(), _CLIP)
-    optimiser.step()
