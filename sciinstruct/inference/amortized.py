@@ -216,15 +216,32 @@ class AmortizedPPM:
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=g, device=g.device)))
             made, score = copy.deepcopy(network), copy.deepcopy(auxiliary)
             if made is None or score is None:
-                builtin = self._networks(prior, law, seen, draws, g)
+                builtin = self.networks(prior, law, seen, draws, g)
                 made = builtin[0] if made is None else made
                 score = builtin[1] if score is None else score
         return AmortizedRun(self, source, made, score, g)
 
-    def _networks(
-        self, prior: Denoiser, law: Simulator, seen: Tensor, draws: Tensor, g: torch.Generator
+    def networks(
+        self, prior: Denoiser, law: Simulator, seen: Tensor, draws: Tensor, generator: torch.Generator
     ) -> tuple[ConditionalGenerator, nn.Module]:
-        """Generator and auxiliary denoiser for vectors (n, d) or images (n, C, H, W)."""
+        """Build the generator and the auxiliary denoiser that training takes if none are given.
+
+        Parameters
+        ----------
+        prior, law : Denoiser, Simulator
+            The problem.
+        seen : Tensor, shape (n, *range_shape)
+            Measurements, which set scales.
+        draws : Tensor, shape (n, d) or (n, C, H, W)
+            Of the prior, in its units.
+        generator : torch.Generator
+            Of the fit that images start from. Weights start from torch's global generator: seed it.
+
+        Raises
+        ------
+        ValueError, TypeError, PriorError
+            For events or instruments that the built-in networks do not suit.
+        """
         if draws.ndim == 2:
             latents = self.latents if self.latents is not None else 3 * draws.shape[1]
             vectors = VectorGenerator(seen, draws, self.heads, latents, self.width, self.blocks)
@@ -234,7 +251,7 @@ class AmortizedPPM:
                 f"the built-in networks are for vectors (d,) and images (C, H, W), not {tuple(draws.shape[1:])}; pass "
                 "network=... and auxiliary=..."
             )
-        start = ImagePosterior.fit(prior, law, draws, seen, self.heads, g)
+        start = ImagePosterior.fit(prior, law, draws, seen, self.heads, generator)
         channels = self.latents if self.latents is not None else _NOISE_IMAGES
         images = ImageGenerator(start, seen, channels, self.width, self.blocks)
         return images, ImageAuxiliary(images, seen, self.width, self.blocks)

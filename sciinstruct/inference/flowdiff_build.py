@@ -18,7 +18,7 @@ from sciinstruct.inference.flowdiff_estep import EStep, FlowStep, MatchingStep, 
 from sciinstruct.inference.flowdiff_gaussian import DENSE, DENSE_VARYING, Gaussian, fit_gaussian, physical_instrument
 from sciinstruct.inference.flowdiff_identifiability import Identifiability, identifiability_report
 from sciinstruct.inference.flowdiff_posterior import FlowPosterior, make_posterior
-from sciinstruct.inference.flowdiff_prior import SIGMA_DATA, LearnedPrior, default_denoiser
+from sciinstruct.inference.flowdiff_prior import SIGMA_DATA, LearnedPrior, Network, default_denoiser
 from sciinstruct.inference.flowdiff_result import FlowDiffResult
 from sciinstruct.inference.flowdiff_run import FlowDiffRun, finite_tail
 from sciinstruct.inference.flowdiff_target import GaussianTarget
@@ -165,7 +165,7 @@ def _matching(matching: AmortizedPPM, problem: Problem, target: GaussianTarget, 
     draws = target.prior.sample(_MATCHING_DRAWS, generator=g, dtype=problem.y.real.dtype, device=problem.y.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=g, device=g.device)))
-        network, auxiliary = matching._networks(prior, problem.law, problem.y, draws, g)
+        network, auxiliary = matching.networks(prior, problem.law, problem.y, draws, g)
     source = Source(prior, problem.law, problem.y, draws, False)
     return MatchingStep(AmortizedRun(matching, source, network, auxiliary, g))
 
@@ -173,13 +173,23 @@ def _matching(matching: AmortizedPPM, problem: Problem, target: GaussianTarget, 
 def finished(settings: "FlowDiff", problem: Problem, run: FlowDiffRun, told: dict[str, Any]) -> FlowDiffResult:
     """Averaged networks, frozen, with provenance and warnings."""
     denoiser = copy.deepcopy(run.prior.denoiser)
-    run.average.copy_to(denoiser)
+    run.learner.average.copy_to(denoiser)
     if not run.joint < settings.steps:
         run.estep.settle()
     chi2 = finite_tail(run.curves.get("chi2", []))
     warnings = [] if problem.report is None else problem.report.warnings()
     warnings += [said for said in [chi2_warning(chi2)] if "chi2" in run.curves and said is not None]
-    prior = _final_prior(run, denoiser, settings, warnings)
+    prior = hand_over(
+        run.prior,
+        denoiser,
+        description="Learned by FlowDiff from corrupted measurements alone",
+        training=asdict(settings),
+        steps=run.step,
+        device=run.y.device.type,
+        loss=finite_tail(run.curves.get("denoising", [])),
+        seconds=round(run.seconds, 1),
+        limits=list(warnings),
+    )
     network = copy.deepcopy(run.estep.network).requires_grad_(False)
     attributes = {"solver": "FlowDiff", "settings": told, "preserves_bayes": True, "seconds": run.seconds}
     if isinstance(network, FlowPosterior):
@@ -196,10 +206,8 @@ def finished(settings: "FlowDiff", problem: Problem, run: FlowDiffRun, told: dic
     return FlowDiffResult(prior, made, problem.law, problem.report, run.curves, warnings)
 
 
-def _final_prior(
-    run: FlowDiffRun, denoiser: Any, settings: "FlowDiff", warnings: list[str]
-) -> LearnedPrior | NetworkPrior:
-    prior = run.prior
+def hand_over(prior: LearnedPrior, denoiser: Network, **about: Any) -> LearnedPrior | NetworkPrior:
+    """The finished denoiser, frozen, as a prior; of images as a `NetworkPrior` whose card says `about`."""
     if not (isinstance(denoiser, EDMPrecond) and isinstance(denoiser.network, UNet)):
         made = LearnedPrior(denoiser, prior.event_shape, prior.sigma_range, float(prior.scale), float(prior.shift))
         return made.requires_grad_(False).eval()
@@ -212,13 +220,7 @@ def _final_prior(
         shift=float(prior.shift),
         sigma_data=SIGMA_DATA,
         architecture=asdict(denoiser.network.config),
-        description="Learned by FlowDiff from corrupted measurements alone",
-        training=asdict(settings),
-        steps=run.step,
-        device=run.y.device.type,
         version=__version__,
-        loss=finite_tail(run.curves.get("denoising", [])),
-        seconds=round(run.seconds, 1),
-        limits=list(warnings),
+        **about,
     )
     return NetworkPrior(denoiser, card)

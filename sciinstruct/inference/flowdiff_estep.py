@@ -5,17 +5,16 @@
 only some of.
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciinstruct.core import SolverError
-from sciinstruct.diffusion.ema import EMA
 from sciinstruct.inference.amortized_run import AmortizedRun
 from sciinstruct.inference.conditional import ConditionalGenerator
+from sciinstruct.inference.flowdiff_learner import Learner
 from sciinstruct.inference.flowdiff_posterior import FlowPosterior
 from sciinstruct.inference.flowdiff_target import Target
 from sciinstruct.inference.simulator import Simulator
@@ -94,11 +93,10 @@ class FlowStep(EStep):
         entropy_weight: float,
         sticking: bool,
     ) -> None:
-        self.network, self.law, self.rate, self.clip = network, law, rate, clip
+        self.network, self.law = network, law
         self.prior_weight, self.entropy_weight, self.sticking = prior_weight, entropy_weight, sticking
         self.started = network.start.instrument is not None
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=rate)
-        self.average = EMA(network, ema)
+        self.learner = Learner(network, rate=rate, clip=clip, ema=ema)
 
     def terms(self, y: Tensor, target: Target, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Draws and the three terms of the objective, each (B,) in nats."""
@@ -117,35 +115,22 @@ class FlowStep(EStep):
             if not torch.isfinite(value).all():
                 raise SolverError(f"the {name} term became NaN or infinite")
         loss = (parts["data"] + self.prior_weight * parts["prior"] + self.entropy_weight * parts["entropy"]).mean()
-        self.optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
-        if not torch.isfinite(norm):
-            raise SolverError("the gradient of the flow became NaN or infinite")
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * cosine_tail(progress)
-        self.optimiser.step()
-        self.average.update(self.network)
+        norm = self.learner.descend(loss, progress)
         pixels = x[0].numel()
         info = {name: float(value.detach().mean()) / pixels for name, value in parts.items()}
-        return Step(x.detach(), info | {"objective": float(loss.detach()) / pixels, "flow_gradient": float(norm)})
+        return Step(x.detach(), info | {"objective": float(loss.detach()) / pixels, "flow_gradient": norm})
 
     def settle(self) -> None:
         """Averaged weights."""
-        self.average.copy_to(self.network)
+        self.learner.settle()
 
     def dump(self) -> dict[str, Any]:
         """Weights, optimiser, average."""
-        return {
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average.state_dict(),
-        }
+        return self.learner.dump()
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Inverse of `dump`."""
-        for name in ("network", "optimiser", "average"):
-            getattr(self, name).load_state_dict(saved[name])
+        self.learner.restore(saved)
 
 
 class MovingPrior(Prior):
@@ -201,8 +186,3 @@ class MatchingStep(EStep):
     def restore(self, saved: dict[str, Any]) -> None:
         """Inverse of `dump`."""
         self.run.restore(saved)
-
-
-def cosine_tail(progress: float) -> float:
-    """Factor on a learning rate: one over the first half, then half a cosine down to 1 %."""
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))

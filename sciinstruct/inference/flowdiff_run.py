@@ -7,15 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciinstruct.core import SolverError
-from sciinstruct.diffusion.edm import denoising_loss
-from sciinstruct.diffusion.ema import EMA
 from sciinstruct.inference.flowdiff_checks import chi_square
-from sciinstruct.inference.flowdiff_estep import EStep, FlowStep, cosine_tail
+from sciinstruct.inference.flowdiff_estep import EStep, FlowStep
 from sciinstruct.inference.flowdiff_gaussian import Gaussian
-from sciinstruct.inference.flowdiff_prior import SIGMA_DATA, LearnedPrior
+from sciinstruct.inference.flowdiff_learner import Learner, fit_denoiser
+from sciinstruct.inference.flowdiff_prior import LearnedPrior
 from sciinstruct.inference.flowdiff_target import GaussianTarget, LearnedTarget, Target
 from sciinstruct.inference.simulator import Simulator
 
@@ -62,8 +61,7 @@ class FlowDiffRun:
         self.gaussian, self.prior, self.estep, self.clean, self.generator = gaussian, prior, estep, clean, generator
         self.reference = GaussianTarget(gaussian, prior.event_shape, prior.sigma_range, prior.scale, prior.shift)
         self.learned = LearnedTarget(prior, self.reference, settings.n_t, settings.prior_gradient == "exact")
-        self.optimiser = torch.optim.Adam(prior.denoiser.parameters(), lr=settings.prior_rate)
-        self.average = EMA(prior.denoiser, settings.ema)
+        self.learner = Learner(prior.denoiser, rate=settings.prior_rate, clip=settings.clip, ema=settings.ema)
         self.step, self.seconds = 0, 0.0
         self.curves: dict[str, list[float]] = {}
 
@@ -118,21 +116,9 @@ class FlowDiffRun:
 
     def _fit_prior(self, x: Tensor) -> float:
         """One step of denoising score matching on draws x, some of them replaced by clean events."""
-        x = self._with_clean(x)
         self.prior.requires_grad_(True)
-        levels = self.settings.levels.sample(len(x), self.generator, x.device).to(x)
-        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
-        loss = denoising_loss(self.prior.denoiser, x, levels, noise, SIGMA_DATA).mean()
-        if not torch.isfinite(loss):
-            raise SolverError("the denoising loss became NaN or infinite")
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.prior.denoiser.parameters(), self.settings.clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.prior_rate * cosine_tail(self.step / self.settings.steps)
-        self.optimiser.step()
-        self.average.update(self.prior.denoiser)
-        return float(loss.detach())
+        progress = self.step / self.settings.steps
+        return fit_denoiser(self.learner, self._with_clean(x), self.settings.levels, progress, self.generator)
 
     def _with_clean(self, x: Tensor) -> Tensor:
         if self.clean is None:
@@ -159,9 +145,7 @@ class FlowDiffRun:
             "gaussian": list(self.gaussian),
             "units": [self.prior.scale, self.prior.shift],
             "estep": self.estep.dump(),
-            "prior": self.prior.denoiser.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average.state_dict(),
+            "prior": self.learner.dump(),
             "generator": self.generator.get_state(),
             "step": self.step,
             "seconds": self.seconds,
@@ -173,9 +157,7 @@ class FlowDiffRun:
         check_same_run(self.settings, self.y, saved)
         try:
             self.estep.restore(saved["estep"])
-            self.prior.denoiser.load_state_dict(saved["prior"])
-            self.optimiser.load_state_dict(saved["optimiser"])
-            self.average.load_state_dict(saved["average"])
+            self.learner.restore(saved["prior"])
             self.generator.set_state(saved["generator"])
             self.step, self.seconds, self.curves = saved["step"], saved["seconds"], saved["curves"]
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
