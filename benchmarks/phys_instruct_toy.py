@@ -26,7 +26,7 @@ NETWORK = UNetConfig(multipliers=(1, 2, 2))
 RUNS = {
     "lam 0": {"lam": 0.0},
     "lam 0.3": {"lam": 0.3},
-    "data scale, lam 3": {"lam": 3.0, "scale_mode": "data"},
+    "data scale, lam 3": {"lam": 3.0, "scale_mode": "data", "pairs": 0},
 }
 CALLS = (1, 2, 4)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from sciinstruct.inference.phys_instruct.objective import (
 from sciinstruct.inference.phys_instruct.selection import Examiner, Measured, Selection
 from sciinstruct.inference.phys_instruct.student import Student, describe
 from sciinstruct.inference.phys_instruct.teacher import copy_of, data_spread, fingerprint
+from sciinstruct.inference.phys_instruct.warm_start import Pairs, regression, solve_pairs, warm_start
 from sciinstruct.operators.pde.equation import Equation
 from sciinstruct.operators.pde.errors import relative_residual
 
@@ -66,6 +68,7 @@ class DistillationRun:
         device: torch.device,
     ) -> None:
         self.settings, self.rng, self.device, self.step = settings, rng, device, 0
+        self.begun, self.pairs = False, Pairs(torch.empty(0), torch.empty(0))
         self.equation = copy.deepcopy(equation).to(device)
         self.teacher = copy_of(teacher, device, settings.precision, trainable=False)
         law = copy_of(teacher, device, settings.precision, trainable=True)
@@ -87,6 +90,16 @@ class DistillationRun:
             self.examiner = Examiner(
                 self.teacher, self.equation, reference.to(device), self.levels, settings.eval_samples, seed
             )
+
+    def begin(self, progress: bool = False, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Warm the generator up, once, before the first iteration."""
+        settings = self.settings
+        if settings.pairs and not self.begun:
+            look = {"progress": progress, "interrupted": interrupted}
+            self.pairs = solve_pairs(self.teacher, settings.pairs, self.rng, **look)
+            warm_start(self.network, self.pairs, self.levels, settings.batch, self.spread, self.rng, **look)
+            self.average = EMA(self.network, settings.ema)
+        self.begun = True
 
     def advance(self) -> dict[str, float]:
         """Let the auxiliary follow the generator, move the generator, and measure if it is time: one iteration."""
@@ -145,13 +158,30 @@ class DistillationRun:
         lam = self._weight(share, pull.slope, slope)
         self.optimiser.zero_grad()
         fields.x.backward(pull.slope if slope is None else pull.slope + lam * slope)
+        anchor = self._anchor()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         self._check("gradient", norm)
         self._descend(self.optimiser, self.settings.learning_rate)
         self.average.update(self.network)
         gap = pull.terms.delta.square().mean().sqrt()
-        info = {"score_gap": float(gap), "residual": residual, "lambda": lam, "gradient_norm": float(norm)}
+        info = {
+            "score_gap": float(gap),
+            "residual": residual,
+            "lambda": lam,
+            "gradient_norm": float(norm),
+            "anchor": anchor,
+        }
         return info | {"residual_share": 0.0 if slope is None else lam * rms(slope) / max(rms(pull.slope), 1e-30)}
+
+    def _anchor(self) -> float:
+        """Error on the teacher's own answers; its gradient is added to the network's."""
+        settings = self.settings
+        if not (settings.pairs and settings.anchor):
+            return 0.0
+        rows = max(1, settings.batch // 2)
+        loss = regression(self.network, self.pairs, self.levels, rows, self.spread, self.rng)
+        (settings.anchor * loss).backward()
+        return float(loss.detach())
 
     def _descend(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
         for group in optimiser.param_groups:
@@ -258,6 +288,8 @@ class DistillationRun:
             "average": self.average.state_dict(),
             "rng": self.rng.get_state(),
             "step": self.step,
+            "begun": self.begun,
+            "pairs": tuple(self.pairs),
             "sizes": self.sizes,
             "curves": self.curves,
             "seed": None if self.examiner is None else self.examiner.seed,
@@ -278,6 +310,7 @@ class DistillationRun:
                 getattr(self, name).load_state_dict(saved[name])
             self.rng.set_state(saved["rng"])
             self.step, self.sizes, self.curves = saved["step"], saved["sizes"], saved["curves"]
+            self.begun, self.pairs = saved["begun"], Pairs(*saved["pairs"])
             if self.examiner is not None and saved["seed"] is not None:
                 self.examiner.seed = saved["seed"]
             self.selection.history = [Measured(*row) for row in saved["history"]]

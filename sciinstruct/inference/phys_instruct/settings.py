@@ -58,6 +58,13 @@ class PhysInstruct:
     diffused_residual : bool
         Instead of a penalty on the fields, tilt the teacher's score at every level by the residual of its denoised
         fields, ``exp(-lam * pixels * R)``. Only with "ikl".
+    pairs : int
+        Fields of the teacher's own deterministic sampler that the generator first learns by regression, see
+        `warm_start`: after them one call gives fields of the right amplitude, which matching alone takes thousands of
+        iterations for. 0: start as the teacher.
+    anchor : float
+        Weight of the same regression beside the divergence afterwards; it keeps the law from wandering while the
+        auxiliary lags behind. Idle without `pairs`.
     iterations, batch : int
         Generator steps, and fields per step: a batch // K of latents, each giving a field after every one of K calls.
     n_aux : int
@@ -96,6 +103,8 @@ class PhysInstruct:
     auto_lambda: float | None = None
     scale_mode: ScaleMode = "batch"
     diffused_residual: bool = False
+    pairs: int = 2048
+    anchor: float = 1.0
     iterations: int = 1500
     batch: int = 64
     n_aux: int = 3
@@ -160,6 +169,8 @@ class PhysInstruct:
                 not (0 <= self.warmup and 0 <= self.ramp and self.warmup + self.ramp <= 1),
                 f"warmup and ramp are shares of the run, got {self.warmup} and {self.ramp}",
             ),
+            (not 0 <= self.anchor < math.inf, f"anchor must be finite and not negative, got {self.anchor}"),
+            (self.pairs < 0, f"pairs must not be negative, got {self.pairs}"),
             (not 0 <= self.ema < 1, f"ema must be at least 0 and below 1, got {self.ema}"),
             (
                 self.select_k is not None and not 1 <= self.select_k <= len(self.levels),
@@ -204,7 +215,8 @@ class PhysInstruct:
             Held-out true fields in physical units, 500 or more, that the state to keep is chosen with. Without them
             the last state is returned and nothing guards it.
         checkpoint : path, optional
-            Where the state is kept, at every measurement, on Ctrl-C and when a loss breaks down; with ``resume=True``
+            Where the state is kept, at every measurement, on Ctrl-C and when a loss breaks down, but not before the
+            first iteration; with ``resume=True``
             the run goes on from it, bit for bit.
 
         Raises
@@ -235,11 +247,12 @@ class PhysInstruct:
         checkpoint: str | os.PathLike[str] | None,
     ) -> None:
         def save() -> None:
-            if checkpoint is not None:
+            if checkpoint is not None and run.begun:
                 save_checkpoint(checkpoint, run.dump())
 
         try:
             with deferred_interrupt() as interrupted:
+                run.begin(progress, interrupted)
                 for step in track(range(run.step, self.iterations), progress=progress, description="distillation"):
                     info = run.advance()
                     if callback is not None:
