@@ -44,6 +44,7 @@ from sciinstruct.inference.phys_instruct import Student, equation_from_card, loa
 from sciinstruct.operators.pde import Burgers, Darcy, Equation, pde_error
 from sciinstruct.priors import NetworkPrior, zoo
 
+FEWER = 19  # levels of a quick annealing: a twenty-first of the calls of DiffusionPDE's 100 steps
 TUNING = (-2, -1)  # instances whose truths lie before the first
 Record = dict[str, Any]
 
@@ -86,12 +87,13 @@ def methods_of(setting: Setting, task: str, draw: MaskDraw, dense: bool) -> dict
         best = StudentMAP(setting.student, k, args.rounds, mu)
         found[f"student k={k}, MAP"] = (f"rounds {args.rounds}, mu {mu}, {about}", lambda best=best: best)
     teacher, student = setting.teacher.card.weights_sha256[:12], setting.student.card.get("weights_sha256", "")[:12]
-    for name, digest, prior in (
-        ("teacher", teacher, setting.teacher),
-        ("student", student, setting.student.denoiser()),
+    for name, levels, digest, prior in (
+        ("teacher, annealing", 30, teacher, setting.teacher),
+        ("student, annealing", 30, student, setting.student.denoiser()),
+        ("student, fewer levels", FEWER, student, setting.student.denoiser()),
     ):
-        annealed = Annealed(prior, args.samples)
-        found[f"{name}, annealing"] = (f"n {args.samples}, {digest}, {same}", lambda annealed=annealed: annealed)
+        annealed = Annealed(prior, args.samples, levels)
+        found[name] = (f"n {args.samples}, {digest}, {same}", lambda annealed=annealed: annealed)
     label = f"n {args.samples}, steps {args.guided_steps}, {teacher}, {same}"
     found["DiffusionPDE"] = (label, lambda: guided_method(setting, draw))
     return found

@@ -66,10 +66,11 @@ class Annealed:
 
     prior: Denoiser
     samples: int
+    levels: int
 
     def __call__(self, instance: Instance, seed: int) -> Answer:
         """Samples of the posterior."""
-        found = ImageAnnealing(bottom=0.02).run(
+        found = ImageAnnealing(levels=self.levels, bottom=0.02).run(
             InverseProblem(self.prior, instance.likelihood), self.samples, generator=seed
         )
         return of_samples(found.samples, found.attributes["network_calls"])

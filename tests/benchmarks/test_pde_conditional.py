@@ -177,20 +177,24 @@ def test_a_study_resumes_and_runs_changed_settings_afresh(burgers, networks, tmp
     first = pde_conditional.study(setting, path)
     lines = path.read_text().splitlines()
     methods = {"FNO", "kriging", "solver, true law", "student k=1", "student k=1, MAP", "DiffusionPDE"}
-    methods |= {"teacher, annealing", "student, annealing"}
-    assert {r["solver"] for r in first} == methods and len(lines) == len(first) == 8
+    methods |= {"teacher, annealing", "student, annealing", "student, fewer levels"}
+    assert {r["solver"] for r in first} == methods and len(lines) == len(first) == 9
     path.write_text("\n".join(lines[:-1]) + '\n{"problem": "colu')  # cut off in the last line
     again = pde_conditional.study(setting, path)
-    assert len(path.read_text().splitlines()) == 9
+    assert len(path.read_text().splitlines()) == 10
     assert [{k: v for k, v in r.items() if k != "seconds"} for r in again] == [
         {k: v for k, v in r.items() if k != "seconds"} for r in first
     ]
     args.guided_steps = 4
     pde_conditional.study(setting, path)
-    new = [json.loads(text) for text in path.read_text().splitlines()[9:]]
+    new = [json.loads(text) for text in path.read_text().splitlines()[10:]]
     assert [r["solver"] for r in new] == ["DiffusionPDE"] and new[0]["calls_per_sample"] == 14
     args.methods = ["student,", "krig"]
-    assert {r["solver"] for r in pde_conditional.study(setting, path)} == {"student, annealing", "kriging"}
+    assert {r["solver"] for r in pde_conditional.study(setting, path)} == {
+        "student, annealing",
+        "student, fewer levels",
+        "kriging",
+    }
 
 
 def test_the_table_gives_means_and_standard_errors():

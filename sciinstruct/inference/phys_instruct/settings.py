@@ -38,7 +38,8 @@ class PhysInstruct:
     ----------
     levels : tuple of float
         Noise levels of the generator's calls, falling, for images of standard deviation 0.5; scaled with the teacher's.
-        The last sets how rough fields are left, which residuals punish: 0.04 has half the error of 0.15 and less.
+        The last sets how rough fields are left, which residuals punish: 0.04 has half the error of 0.15 and less. After
+        a warm start the first call has the large scales right, and the later ones are for detail.
     divergence : {"ikl", "sid", "sim", "exact_kl"}
         See `sciinstruct.divergences`. The first costs least: no gradient passes through teacher and auxiliary.
     weighting : {"dmd", "sigma2", "one"}, optional
@@ -96,22 +97,22 @@ class PhysInstruct:
     levels and weights are our own.
     """
 
-    levels: tuple[float, ...] = (2.5, 0.8, 0.2, 0.04)
+    levels: tuple[float, ...] = (2.5, 0.3, 0.1, 0.03)
     divergence: Kind = "ikl"
     weighting: Weighting | None = None
-    lam: float = 0.3
+    lam: float = 0.5
     auto_lambda: float | None = None
     scale_mode: ScaleMode = "batch"
     diffused_residual: bool = False
     pairs: int = 2048
     anchor: float = 1.0
-    iterations: int = 1500
+    iterations: int = 700
     batch: int = 64
-    n_aux: int = 3
-    learning_rate: float = 1e-4
-    auxiliary_rate: float = 4e-4
-    warmup: float = 0.2
-    ramp: float = 0.2
+    n_aux: int = 1
+    learning_rate: float = 1.5e-4
+    auxiliary_rate: float = 6e-4
+    warmup: float = 0.05
+    ramp: float = 0.1
     clip: float = 1.0
     ema: float = 0.99
     precision: Precision = "auto"
