@@ -23,11 +23,11 @@ from sciinstruct.diffusion.edm import NoiseLevels
 from sciinstruct.flows.flow import ConditionalFlow
 from sciinstruct.inference.amortized import AmortizedPPM
 from sciinstruct.inference.flowdiff_build import Problem, build_run, finished
-from sciinstruct.inference.flowdiff_checks import as_measurements, check_differentiable, check_shapes
+from sciinstruct.inference.flowdiff_checks import admit, check_shapes
 from sciinstruct.inference.flowdiff_prior import Network
 from sciinstruct.inference.flowdiff_result import FlowDiffResult
 from sciinstruct.inference.flowdiff_run import FlowDiffRun, check_same_run
-from sciinstruct.inference.simulator import Simulator, as_simulator
+from sciinstruct.inference.simulator import Simulator
 
 
 @dataclass(frozen=True)
@@ -180,11 +180,8 @@ class FlowDiff:
         SolverError
             If a loss is not finite: the text names step and term, the state before that step is in `checkpoint`.
         """
-        law = as_simulator(simulator)
-        y = as_measurements(measurements, law)
+        law, y = admit(measurements, simulator)
         check_shapes(law.domain_shape, clean_images)
-        probe = torch.full((1, *law.domain_shape), 0.1, dtype=y.real.dtype, device=y.device)
-        check_differentiable(law, y[:1], probe)
         g = make_generator(generator, y.device)
         saved = load_checkpoint(checkpoint) if resume and checkpoint is not None else None
         if saved is not None:

@@ -22,6 +22,7 @@ from sciinstruct.inference.flowdiff_prior import SIGMA_DATA, LearnedPrior, Netwo
 from sciinstruct.inference.flowdiff_result import FlowDiffResult
 from sciinstruct.inference.flowdiff_run import FlowDiffRun, finite_tail
 from sciinstruct.inference.flowdiff_target import GaussianTarget
+from sciinstruct.inference.instrument import Instrument
 from sciinstruct.inference.reconstructor import Reconstructor
 from sciinstruct.inference.simulator import AffineSimulator, OperatorSimulator, Simulator
 from sciinstruct.inference.training_pairs import Source
@@ -95,6 +96,12 @@ class Problem:
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one clean event."""
         return tuple(self.law.domain_shape)
+
+    def instrument(self, sigma_range: tuple[float, float]) -> Instrument:
+        """The instrument in those units, of a problem that is affine."""
+        target = GaussianTarget(self.gaussian, self.event_shape, sigma_range, self.scale, self.shift)
+        centre = self.gaussian.mean.reshape(self.event_shape).to(self.y.real)
+        return Instrument(target.prior, self.law, centre, self.y)
 
 
 def conditions_gaussian(law: Simulator, y: Tensor) -> bool:

@@ -5,12 +5,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sciinstruct.core import Denoiser
+from sciinstruct.core import Likelihood
 from sciinstruct.core.checks import check_finite
-from sciinstruct.inference.simulator import AffineSimulator, OperatorSimulator, Simulator
+from sciinstruct.inference.simulator import AffineSimulator, OperatorSimulator, Simulator, as_simulator
 
 _CHI2_OFF = 0.15
 _FEWEST = 16
+
+
+def admit(measurements: Tensor | Sequence[Tensor], simulator: Simulator | Likelihood) -> tuple[Simulator, Tensor]:
+    """The law and the measurements (n, *range_shape) that a prior can be learned from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_simulator`, `as_measurements` and `check_differentiable`.
+    """
+    law = as_simulator(simulator)
+    y = as_measurements(measurements, law)
+    probe = torch.full((1, *law.domain_shape), 0.1, dtype=y.real.dtype, device=y.device)
+    check_differentiable(law, y[:1], probe)
+    return law, y
 
 
 def as_measurements(measurements: Tensor | Sequence[Tensor], law: Simulator) -> Tensor:
@@ -104,8 +119,3 @@ def chi2_warning(chi2: float) -> str | None:
         f"chi-square is {chi2:.2f}, where right priors and posteriors give 1: the noise is {claim} than claimed, the "
         "operator is wrong, or training was too short; the learned law makes up for it"
     )
-
-
-def event_size(prior: Denoiser) -> int:
-    """Numbers in one event."""
-    return torch.Size(prior.event_shape).numel()
