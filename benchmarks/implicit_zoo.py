@@ -18,7 +18,7 @@ from sciinstruct.calibration.chains import chain_numbers
 from sciinstruct.calibration.sampler_quality import sampler_quality
 from sciinstruct.core import atomic_path
 from sciinstruct.implicit import ZOO, Chains, ImplicitSampler, Sampler, Target, make_target, run_nuts, tempered_smc
-from sciinstruct.implicit.start import settle
+from sciinstruct.implicit.settle import settle
 
 OBJECTIVES = ("kl", "fisher", "dft")
 WIDE = {"mog40": 25.0, "wide_funnel": 15.0}  # start laws that cover what lies far from the origin

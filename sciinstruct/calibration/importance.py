@@ -30,7 +30,7 @@ class Importance(NamedTuple):
     effective: float  # effective share of the draws
     log_normalizer: float  # log of the integral of exp(log_prob), whitened coordinates
     log_normalizer_error: float  # its standard error
-    width: float  # of the kernel
+    width: float  # of the kernels, their median
 
 
 def importance_check(
@@ -71,7 +71,7 @@ def importance_check(
     arviz = require_arviz()
     mixture = Bank(bank.double(), log_prob, generator)
     x, log_w = mixture.draw(n, generator)
-    width = mixture.width
+    width = float(mixture.widths.median())
     if not log_w.isfinite().any():
         nan = math.nan
         return Importance(x, torch.full_like(log_w, 1 / n), False, "no draw has a density", nan, nan, nan, nan, width)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sciinstruct.core.checks import check_event, check_finite
-from sciinstruct.implicit.bank import Bank, effective_share
 from sciinstruct.implicit.clusters import Clusters, assign, find_clusters
-from sciinstruct.implicit.pilot import covariance_root, systematic, tempered_smc
+from sciinstruct.implicit.pilot import covariance_root, tempered_smc
+from sciinstruct.implicit.settle import settle
 from sciinstruct.implicit.targets import Target
 from sciinstruct.implicit.whitened import WhitenedTarget
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _LONGEST = 100.0  # norm of a whitened score, per root of ten dimensions
 _BENT = 0.5  # Fisher divergence of the whitened target from N(0, I), per coordinate, above which it is not near it
 _FEWEST = 32  # given draws
-_BANK, _COVERED = 2048, 0.2  # kernels of the mixture, and effective share of its draws that counts as cover
 _CLUSTERED = 512  # particles that clusters are found from
 
 
@@ -90,24 +89,6 @@ def make_start(
     seeded = settings.base == "particles" or (settings.base == "auto" and (clusters.several or bent))
     spent = time.perf_counter() - began
     return Start(x, mean, root, clusters, seeded, log_z, evaluations + white.evaluations, spent)
-
-
-def settle(target: Target, x: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Particles drawn anew by importance weights, where a mixture around the old ones covers the target.
-
-    Tempered SMC leaves the resampling's noise in the weights of separate modes; these weights are exact. Returns the
-    particles, unchanged where the mixture does not cover the target, and how often the target was evaluated.
-    """
-    white = WhitenedTarget(target, x.mean(0), covariance_root(x), _LONGEST)
-    bank = Bank(
-        white.from_target(x[torch.randperm(len(x), generator=generator, device=x.device)[:_BANK]]),
-        white.log_prob,
-        generator,
-    )
-    w, log_w = bank.draw(len(x), generator)
-    if effective_share(log_w) < _COVERED:
-        return x, white.evaluations
-    return white.to_target(w[systematic(log_w.softmax(0), generator)]), white.evaluations
 
 
 def _moved(found: dict[str, Any], device: torch.device) -> Start:

@@ -1,6 +1,7 @@
 """Training: known targets are learned, seeds repeat, interruptions resume, failures are said."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from sciinstruct.implicit import (
     refine,
     tempered_smc,
 )
-from sciinstruct.implicit.start import settle
+from sciinstruct.implicit.bank import Bank
+from sciinstruct.implicit.settle import cut_weights, settle
 
 QUICK = {"steps": 40, "warmup": 20, "batch": 64, "score_steps": 1, "width": 16, "depth": 2, "particles": 128}
 
@@ -249,3 +251,34 @@ def test_mode_weights_settle_where_a_mixture_covers_the_target(generator):
     wide = FunctionTarget(lambda x: -0.5 * x.square().sum(1), 20)
     x = torch.randn(300, 20, generator=generator)
     assert settle(wide, x, generator)[0] is x
+
+
+def test_settled_particles_fill_the_tails_of_a_funnel(generator):
+    """A cloud cut off at half the height of the wide funnel: mean and spread of the log-variance come back."""
+    target = make_target("wide_funnel")
+    x = target.sample(4000, generator)
+    x = x[x[:, 1] < 7.0][:2000]  # one standard deviation above the mean
+    settled, _ = settle(target, x, generator)
+    v = settled[:, 1].double()
+    # draws of one round share 2048 kernels and end in a cut tail: worth at least a tenth of their number
+    assert abs(float(v.mean()) - 4) < 4.5 * 3 / (0.1 * len(v)) ** 0.5
+    assert abs(float(v.std()) - 3) < 4.5 * 3 / (0.2 * len(v)) ** 0.5
+
+
+def test_cut_weights_leave_ordinary_ones_alone():
+    log_w = torch.zeros(100)
+    assert torch.equal(cut_weights(log_w), log_w)
+    log_w[3] = 20.0  # e^20 of a sum of e^20 + 99: the most is an average e^20 / 100 times 10
+    assert float(cut_weights(log_w)[3]) == pytest.approx(20 - math.log(10), abs=1e-4)
+    assert (cut_weights(torch.full((5,), -torch.inf)) == -torch.inf).all()
+
+
+def test_kernels_that_follow_their_neighbours_have_the_density_they_claim(generator):
+    """Importance weights of a normalised target average to one, whatever the widths."""
+    centres, widths = torch.tensor([[0.0, 0.0], [4.0, 0.0]], dtype=torch.float64), torch.tensor([0.02, 1.0])
+    covariances = widths.square()[:, None, None] * torch.eye(2)
+    target = GaussianMixture(centres, covariances)
+    bank = Bank(target.sample(500, generator), target.log_prob, generator)
+    assert bank.widths.max() > 5 * bank.widths.min()
+    w = bank.draw(20_000, generator)[1].exp()
+    assert abs(float(w.mean()) - 1) < 4.5 * float(w.std()) / 20_000**0.5
