@@ -41,6 +41,7 @@ class TrainingState:
         self.evaluations = 0
         self.seconds = 0.0
         self.curves: dict[str, list[float]] = {}
+        self.first: list[float] = []  # the check before the first step
         self.best: dict[str, Any] | None = None  # the discrepancy and weights of the best check
 
     def draw(self, n: int) -> Tensor:
@@ -86,7 +87,7 @@ class TrainingState:
 
 
 _PARTS = ("network", "score", "optimiser", "score_optimiser", "average")
-_PLAIN = ("step", "skipped", "in_a_row", "bad_rows", "evaluations", "seconds", "curves", "best")
+_PLAIN = ("step", "skipped", "in_a_row", "bad_rows", "evaluations", "seconds", "curves", "first", "best")
 
 
 def _descend(loss: Tensor, module: nn.Module, optimiser: torch.optim.Optimizer, rate: float, clip: float) -> float:

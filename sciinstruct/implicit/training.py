@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sciinstruct.core import SolverError, make_generator, randn_like, track
 from sciinstruct.core.checkpoint import load_checkpoint, save_checkpoint
 from sciinstruct.core.interrupt import deferred_interrupt
-from sciinstruct.implicit.diagnostics import closing_diagnostics, held_out_discrepancy
+from sciinstruct.implicit.diagnostics import HeldOut, closing_diagnostics, held_out_check
 from sciinstruct.implicit.networks import PointGenerator, ScoreNetwork
 from sciinstruct.implicit.sampler import Sampler
 from sciinstruct.implicit.start import Start, make_start
@@ -81,7 +81,9 @@ class ImplicitSampler:
         Decay of the average of weights over the second half, which is what is returned.
     patience : int, optional
         Stop when the held-out kernel Stein discrepancy has not fallen for so many of the 20 checks, and return the
-        best check's sampler. Off by default: the discrepancy does not see mode masses.
+        best check's sampler; a check whose draws are worse than those before training, in discrepancy or in spread
+        (`HeldOut`), does not count, and where none counts the sampler is returned as it was before training. Off by
+        default, when that is only warned of: neither number sees mode masses.
 
     Notes
     -----
@@ -279,6 +281,7 @@ class ImplicitSampler:
         try:
             with deferred_interrupt() as interrupted:
                 if state.step == 0:
+                    self._look_before(white, state)
                     self._warm_up(state)
                 for step in track(range(state.step, self.steps), progress=progress, description=self.objective):
                     info = self._step(white, state)
@@ -295,6 +298,12 @@ class ImplicitSampler:
             keep()
             raise
         state.evaluations = white.evaluations + start.evaluations
+
+    def _look_before(self, white: WhitenedTarget, state: TrainingState) -> None:
+        """The check that later ones are held against, at the noise of the end."""
+        state.first = list(held_out_check(white, state.network, self.sigma_end, 0))
+        if self.patience is not None:
+            state.best = {"ksd": math.inf, "step": 0, "weights": _copied(state.network)}
 
     def _warm_up(self, state: TrainingState) -> None:
         for _ in range(self.warmup):
@@ -328,16 +337,15 @@ class ImplicitSampler:
     def _check(self, white: WhitenedTarget, state: TrainingState) -> float:
         """Held-out discrepancy of the present sampler; remembers the best one once the noise has fallen."""
         network = self._averaged(state)
-        ksd = held_out_discrepancy(white, network, self.sigma_at(state.step), state.step)
-        state.record(ksd=ksd, ksd_step=state.step)
-        if self.patience is not None and state.step >= 0.6 * self.steps and math.isfinite(ksd):
-            if state.best is None or ksd < state.best["ksd"]:
-                weights = {k: v.clone() for k, v in network.state_dict().items()}
-                state.best = {"ksd": ksd, "step": state.step, "weights": weights}
-        return ksd
+        found = held_out_check(white, network, self.sigma_at(state.step), state.step)
+        state.record(ksd=found.ksd, spread=found.spread, ksd_step=state.step)
+        if state.best is not None and state.step >= 0.6 * self.steps and not found.worsening(HeldOut(*state.first)):
+            if found.ksd < state.best["ksd"]:
+                state.best = {"ksd": found.ksd, "step": state.step, "weights": _copied(network)}
+        return found.ksd
 
     def _has_settled(self, state: TrainingState) -> bool:
-        if self.patience is None or state.best is None:
+        if self.patience is None or state.best is None or state.best["step"] == 0:
             return False
         return state.step - state.best["step"] >= self.patience * max(1, self.steps // _CHECKS)
 
@@ -349,13 +357,17 @@ class ImplicitSampler:
 
     def _finish(self, white: WhitenedTarget, start: Start, state: TrainingState) -> Sampler:
         network = self._averaged(state)
-        if self.patience is not None and state.best is not None:
+        if state.best is not None:
             network.load_state_dict(state.best["weights"])
         sigma = self.sigma_at(state.step)
         diagnostics = {"objective": self.objective} | closing_diagnostics(white, network, sigma, start, state)
         card: dict[str, Any] = {"target": white.target.name, "settings": asdict(self)}
         card["seed"] = state.generator.initial_seed()
         return Sampler(network, start.mean, start.root, sigma, diagnostics, card)
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in network.state_dict().items()}
 
 
 def _check_settings(saved: dict[str, Any], settings: dict[str, Any], target: Target) -> None:

@@ -20,7 +20,9 @@ from sciinstruct.implicit import (
     tempered_smc,
 )
 from sciinstruct.implicit.bank import Bank
+from sciinstruct.implicit.diagnostics import held_out_check
 from sciinstruct.implicit.settle import cut_weights, settle
+from sciinstruct.implicit.whitened import WhitenedTarget
 
 QUICK = {"steps": 40, "warmup": 20, "batch": 64, "score_steps": 1, "width": 16, "depth": 2, "particles": 128}
 
@@ -143,6 +145,37 @@ def test_early_stop_returns_the_best_check():
     late = [k for k, s in zip(curves["ksd"], curves["ksd_step"]) if s >= 240]
     assert len(seen) == sampler.diagnostics["steps"]
     assert len(seen) == 400 or min(late) == late[-3]  # stopped: two checks without a better one
+
+
+def test_spread_is_one_for_exact_draws_and_says_which_way_others_are_off():
+    """N(0, I) under itself: -E[w.s]/d is the variance of the draws, to 4.5 standard errors."""
+    target = FunctionTarget(lambda x: -0.5 * x.square().sum(1), 2)
+    white = WhitenedTarget(target, torch.zeros(2), torch.eye(2), 100.0)
+    checks = {}
+    for width in (0.8, 1.0, 1.25):
+        network = OneMode()
+        network.forward = lambda z, width=width: width * z
+        checks[width] = held_out_check(white, network, 0.0, 7)
+        assert abs(checks[width].spread - width**2) < 4.5 * checks[width].spread_error
+        assert checks[width].spread_error == pytest.approx(width**2 / 512**0.5, rel=0.2)  # chi-square of two degrees
+    assert "too narrow" in checks[0.8].worsening(checks[1.0])
+    assert "too wide" in checks[1.25].worsening(checks[1.0])
+    assert not checks[1.0].worsening(checks[0.8]) and not checks[1.0].worsening(checks[1.0])
+    assert "off in shape" in checks[1.0]._replace(ksd=1.0).worsening(checks[1.0])
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_sampler_that_training_made_worse_is_not_returned_in_silence(patience):
+    """A score network that does not learn leaves the pull of the target alone: draws collapse onto its maximum."""
+    settings = QUICK | {"learning_rate": 0.02, "score_rate": 1e-9, "base": "gaussian", "particles": 1024}
+    sampler = ImplicitSampler(**settings, patience=patience).train(make_target("gaussian"), generator=0)
+    found, width = sampler.diagnostics, sampler.sample(4000, 1).std(0) / sampler.root.square().sum(1).sqrt()
+    if patience is None:
+        assert found["returned_step"] == QUICK["steps"] and (width < 0.7).all()
+        assert "too narrow" in found["warnings"][0]
+    else:
+        assert found["returned_step"] == 0 and (width > 0.9).all()
+        assert "before training, which is what is returned" in found["warnings"][0]
 
 
 def test_pilot_finds_place_width_and_normaliser(generator):
