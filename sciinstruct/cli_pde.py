@@ -59,7 +59,7 @@ def train_student(
     ] = None,
     auto_lambda: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Set that weight by the gradients instead; 10 is moderate."),
+        typer.Option(min=0.0, help="Set that weight by the gradients instead; 20 is moderate."),
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",

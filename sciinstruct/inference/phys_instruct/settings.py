@@ -38,8 +38,8 @@ class PhysInstruct:
     ----------
     levels : tuple of float
         Noise levels of the generator's calls, falling, for images of standard deviation 0.5; scaled with the teacher's.
-        The last sets how rough fields are left, which residuals punish: 0.04 has half the error of 0.15 and less. After
-        a warm start the first call has the large scales right, and the later ones are for detail.
+        After a warm start the first call has the large scales right; the others take roughness off, which residuals
+        punish, each best at a level of about that roughness.
     divergence : {"ikl", "sid", "sim", "exact_kl"}
         See `sciinstruct.divergences`. The first costs least: no gradient passes through teacher and auxiliary.
     weighting : {"dmd", "sigma2", "one"}, optional
@@ -49,7 +49,7 @@ class PhysInstruct:
     auto_lambda : float, optional
         Rescale the weight so that the residual's gradient in the fields is this many times the divergence's, in rms;
         replaces `lam`, whose right size differs by orders of magnitude between equations. The residual's gradient is
-        mostly in the finest detail, so that values near 10 are moderate: ``lam=0.3`` comes to 10 for Burgers' equation.
+        mostly in the finest detail, so that values near 20 are moderate: ``lam=1`` comes to 20 for Burgers' equation.
     scale_mode : {"batch", "smaller", "data"}
         What residuals are relative to: the generated fields' own magnitude (which rewards inflation, where the
         network's roughness makes the residual), the smaller of it and the data's (neither inflation nor shrinking), or
@@ -97,16 +97,16 @@ class PhysInstruct:
     levels and weights are our own.
     """
 
-    levels: tuple[float, ...] = (2.5, 0.3, 0.1, 0.03)
+    levels: tuple[float, ...] = (2.5, 0.1, 0.05, 0.03)
     divergence: Kind = "ikl"
     weighting: Weighting | None = None
-    lam: float = 0.5
+    lam: float = 1.0
     auto_lambda: float | None = None
     scale_mode: ScaleMode = "batch"
     diffused_residual: bool = False
     pairs: int = 2048
     anchor: float = 1.0
-    iterations: int = 700
+    iterations: int = 600
     batch: int = 64
     n_aux: int = 1
     learning_rate: float = 1.5e-4
