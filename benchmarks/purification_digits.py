@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import purification_setup as setup
-from benchmarks.purification_table import print_tables
+from benchmarks.purification_table import LONG, print_tables
 from sciinstruct.core import atomic_path
 from sciinstruct.diffusion import LinearVP
 from sciinstruct.purification import DiffPure, Identity, Protocol, PurifiedModel, PurifyPP, describe, evaluate
@@ -32,7 +32,6 @@ QUERIES = 200
 RATES = (0.0, 0.5, 1.0, 2.0)
 LEVELS = 16  # noise levels of the rate study, 17 calls; 9 for Heun's method at rate 0, as many calls
 FEW = 100  # images of the rate study
-DIRECT = 16  # images on which the long sampler is differentiated itself
 
 
 def main() -> None:
@@ -76,7 +75,7 @@ def runs(digits: setup.Digits, made: setup.Networks, count: int) -> Iterator[tup
             yield f"{name} {start}", lambda model=model, rows=rows: attack(model, digits, rows)
         if start == 0:
             yield "speed", lambda: speed(made, digits)
-            yield "long sampler", lambda: attack_long(made, digits)
+            yield LONG, lambda: attack(PurifiedModel(long_purifier(made), made.classifier), digits, slice(0, BLOCK))
             for rate in RATES:
                 yield f"rate {rate:g}", lambda rate=rate: rate_row(made, digits, rate)
 
@@ -120,24 +119,6 @@ def speed(made: setup.Networks, digits: setup.Digits) -> dict[str, float]:
             purifier.purify(digits.test_image, generator=seed)
             taken[name].append(1e3 * (time.process_time() - begun) / ALL)
     return {name: sorted(values[1:])[2] for name, values in taken.items()}  # the first warms up
-
-
-def attack_long(made: setup.Networks, digits: setup.Digits) -> dict[str, Any]:
-    """Clean accuracy of the long sampler, and the exact attack through all of it on few images."""
-    purifier = long_purifier(made)
-    model = PurifiedModel(purifier, made.classifier)
-    image, labels = digits.test_image[:BLOCK], digits.test_labels[:BLOCK]
-    clean = model.predict(image, 20, generator=3).outcome(labels).single.mean()
-    found = PGD(setup.BUDGET).attack(model, image[:DIRECT], labels[:DIRECT], generator=4).image
-    right = model.predict(found, 20, generator=5).outcome(labels[:DIRECT]).single
-    return {
-        "purifier": describe(purifier),
-        "calls": list(purifier.calls),
-        "clean": float(clean),
-        "exact": float(right.mean()),
-        "error": float(binomial_error(right.mean(), DIRECT)),
-        "images": DIRECT,
-    }
 
 
 def rate_row(made: setup.Networks, digits: setup.Digits, rate: float) -> dict[str, Any]:

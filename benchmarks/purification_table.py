@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+LONG = "DiffPure-style, 145 steps"  # its key; attacked on the first block alone
 _SHOWN = ("none", "transfer", "bpda", "surrogate", "exact", "exact, margin", "square")
 
 
@@ -11,7 +12,7 @@ def blocks(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Rows of every model, in the order of their images; only blocks that all models have."""
     found: dict[str, dict[int, Any]] = {}
     for key, row in results.items():
-        if "right" in row:
+        if "right" in row and key != LONG:
             model, start = key.rsplit(" ", 1)
             found.setdefault(model, {})[int(start)] = row
     common = set.intersection(*(set(rows) for rows in found.values())) if found else set()
@@ -45,10 +46,13 @@ def print_tables(results: dict[str, Any]) -> None:
         print("|---" * 16 + "|")
         for model, rows in models.items():
             print(_line(model, rows, n))
-        _compare(models)
-    for name in ("speed", "long sampler"):
-        if name in results:
-            print(f"\n{name}: {results[name]}")
+        _compare(models, "DiffPure-style")
+    if "speed" in results:
+        print(f"\nspeed: {results['speed']}")
+    if LONG in results:
+        print(f"\nOn the first {len(results[LONG]['vote'])} images:")
+        print(_line(LONG, [results[LONG]], len(results[LONG]["vote"])))
+        _compare({LONG: [results[LONG]]} | {name: rows[:1] for name, rows in models.items()}, LONG)
     rates = {key: row for key, row in results.items() if key.startswith("rate ")}
     if rates:
         print("\n| rate | sigma | clean | exact | surrogate | BPDA | worst |\n|---|---|---|---|---|---|---|")
@@ -76,9 +80,9 @@ def _line(model: str, rows: list[dict[str, Any]], n: int) -> str:
     return f"| {model} | {' | '.join(cells)} | {milliseconds:.2f} |"
 
 
-def _compare(models: dict[str, list[dict[str, Any]]]) -> None:
-    """Differences from DiffPure-style on the same images."""
-    base = minimum(models["DiffPure-style"])
+def _compare(models: dict[str, list[dict[str, Any]]], reference: str) -> None:
+    """Differences from a model on the same images."""
+    base = minimum(models[reference])
     for model, rows in models.items():
         gap = minimum(rows) - base
-        print(f"{model} minus DiffPure-style: {gap.mean():+.3f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.3f} (paired)")
+        print(f"{model} minus {reference}: {gap.mean():+.3f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.3f} (paired)")
