@@ -117,7 +117,7 @@ class EMDiffusion:
     levels: NoiseLevels = field(default_factory=lambda: NoiseLevels(0.01, 20.0))
 
     def __post_init__(self) -> None:
-        for name, least in (("laps", 1), ("steps", self.laps), ("batch", 1), ("calls", 2), ("solves", 0)):
+        for name, least in (("laps", 1), ("steps", self.laps), ("batch", 1), ("calls", 4), ("solves", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not min(self.rate, self.clip) > 0:

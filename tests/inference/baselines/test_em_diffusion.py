@@ -160,7 +160,7 @@ def test_instruments_it_does_not_apply_to_are_refused(law, said):
     [
         ({"laps": 0}, "laps must be at least 1"),
         ({"laps": 5, "steps": 4}, "steps must be at least 5"),
-        ({"calls": 1}, "calls must be at least 2"),
+        ({"calls": 1}, "calls must be at least 4"),
         ({"solves": -1}, "solves must be at least 0"),
         ({"ema": 1.0}, "ema must lie"),
         ({"rate": 0.0}, "rate and clip"),
