@@ -14,7 +14,7 @@ from sciinstruct.implicit.start import Start
 from sciinstruct.implicit.state import TrainingState
 from sciinstruct.implicit.whitened import WhitenedTarget
 
-_CHECKED, _CLOSING = 512, 2000
+_CHECKED, _SPREAD, _CLOSING = 512, 2048, 2000  # draws of the discrepancy, of the spread, and at the end
 _MISSING = 0.2  # a mode with less than this of the pilot's mass counts as missing
 _ERRORS = 3.0  # standard errors that a spread must be off by, more than the start's, to count
 
@@ -53,12 +53,12 @@ def held_out_draws(network: nn.Module, sigma: float, n: int, seed: int) -> Tenso
 
 def held_out_check(white: WhitenedTarget, network: nn.Module, sigma: float, seed: int) -> HeldOut:
     """Discrepancy and spread of fresh draws; NaN if hardly any score is finite."""
-    w = held_out_draws(network, sigma, _CHECKED, seed)
+    w = held_out_draws(network, sigma, _SPREAD, seed)
     scores = white.score(w)
-    if int(scores.ok.sum()) < _CHECKED // 2:
+    if int(scores.ok.sum()) < _SPREAD // 2:
         return HeldOut(math.nan, math.nan, math.nan, math.nan)
     w, s = w[scores.ok], scores.value[scores.ok]
-    ksd = kernel_stein_discrepancy(w, s)
+    ksd = kernel_stein_discrepancy(w[:_CHECKED], s[:_CHECKED])
     products = -(w * s).mean(1)
     return HeldOut(ksd.squared, ksd.v_floor**2, float(products.mean()), float(products.std()) / len(w) ** 0.5)
 

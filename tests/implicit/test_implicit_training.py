@@ -157,7 +157,7 @@ def test_spread_is_one_for_exact_draws_and_says_which_way_others_are_off():
         network.forward = lambda z, width=width: width * z
         checks[width] = held_out_check(white, network, 0.0, 7)
         assert abs(checks[width].spread - width**2) < 4.5 * checks[width].spread_error
-        assert checks[width].spread_error == pytest.approx(width**2 / 512**0.5, rel=0.2)  # chi-square of two degrees
+        assert checks[width].spread_error == pytest.approx(width**2 / 2048**0.5, rel=0.2)  # chi-square of two degrees
     assert "too narrow" in checks[0.8].worsening(checks[1.0])
     assert "too wide" in checks[1.25].worsening(checks[1.0])
     assert not checks[1.0].worsening(checks[0.8]) and not checks[1.0].worsening(checks[1.0])
