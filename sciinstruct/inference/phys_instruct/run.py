@@ -95,9 +95,17 @@ class DistillationRun:
         """Warm the generator up, once, before the first iteration."""
         settings = self.settings
         if settings.pairs and not self.begun:
-            look = {"progress": progress, "interrupted": interrupted}
-            self.pairs = solve_pairs(self.teacher, settings.pairs, self.rng, **look)
-            warm_start(self.network, self.pairs, self.levels, settings.batch, self.spread, self.rng, **look)
+            self.pairs = solve_pairs(self.teacher, settings.pairs, self.rng, progress=progress, interrupted=interrupted)
+            warm_start(
+                self.network,
+                self.pairs,
+                self.levels,
+                settings.batch,
+                self.spread,
+                self.rng,
+                progress=progress,
+                interrupted=interrupted,
+            )
             self.average = EMA(self.network, settings.ema)
         self.begun = True
 
