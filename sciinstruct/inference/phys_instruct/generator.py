@@ -25,6 +25,7 @@ def generate(
     levels: Sequence[float],
     *,
     last_call_only: bool = False,
+    early: Network | None = None,
 ) -> Generated:
     r"""Generate fields in `k` calls of one network.
 
@@ -46,6 +47,9 @@ def generate(
         Noise levels, falling, in units of the fields.
     last_call_only : bool
         Cut the graph before every call, so that the gradient of every prefix goes through its last call alone.
+    early : callable, optional
+        Stands in for `network` in all calls but the last: the same in coarser arithmetic, whose rounding the last call
+        removes. Prefixes are then not what fewer calls would give.
 
     Raises
     ------
@@ -55,7 +59,8 @@ def generate(
     _check(k, z, noise, levels)
     x, prefixes = levels[0] * z, []
     for j in range(k):
-        x = network(x.detach() if last_call_only else x, z.new_full((len(z),), levels[j]))
+        call = network if early is None or j == k - 1 else early
+        x = call(x.detach() if last_call_only else x, z.new_full((len(z),), levels[j]))
         prefixes.append(x)
         if noise is not None and j < k - 1:
             x = x + levels[j + 1] * noise[j]

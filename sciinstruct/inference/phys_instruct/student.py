@@ -16,6 +16,7 @@ from sciinstruct.inference.phys_instruct.auxiliary import CallAuxiliary
 from sciinstruct.inference.phys_instruct.generator import draw_latents, generate
 from sciinstruct.inference.phys_instruct.push_forward import PushForward
 from sciinstruct.inference.phys_instruct.selection import Measured
+from sciinstruct.inference.phys_instruct.teacher import copy_of
 from sciinstruct.operators.pde.equation import Equation
 from sciinstruct.operators.pde.errors import pde_error
 from sciinstruct.priors.network import Card, NetworkPrior
@@ -56,6 +57,7 @@ class Student:
     ) -> None:
         self.network, self.auxiliary, self.equation = network, auxiliary, equation
         self.levels, self.card, self.curves, self.history = levels, card, curves or {}, history
+        self._early = copy_of(network, next(network.parameters()).device, "auto", trainable=False)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -78,7 +80,8 @@ class Student:
         """Draw `n` physical fields, (n, *event_shape), with `k` calls of the network each.
 
         Field i depends on the generator alone, not on `batch`, the number of fields that go through the network
-        together; the latents of fewer calls are the first of those of more.
+        together; the latents of fewer calls are the first of those of more. Where the processor is faster in bfloat16
+        all calls but the last use it; the last is in float32 and takes the rounding off.
         """
         if n < 1 or batch < 1:
             raise ValueError(f"n and batch must be at least 1, got {n} and {batch}")
@@ -86,10 +89,14 @@ class Student:
         z, noise = draw_latents(n, max(k, 1), self.event_shape, generator, device)
         with torch.no_grad():
             parts = [
-                self.to_physical(generate(self.network.denoise, k, a, noise[:, i : i + batch], self.levels).x)
+                self.to_physical(self._generate(k, a, noise[:, i : i + batch]))
                 for i, a in ((i, z[i : i + batch]) for i in range(0, n, batch))
             ]
         return torch.cat(parts)
+
+    def _generate(self, k: int, z: Tensor, noise: Tensor) -> Tensor:
+        early = self._early.to(z.device)
+        return generate(self.network.denoise, k, z, noise, self.levels, early=early.denoise).x
 
     def push_forward(self, k: int, seed: int | None = None) -> PushForward:
         """The differentiable map from latents to physical fields, as an operator.

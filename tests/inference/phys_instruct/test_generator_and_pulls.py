@@ -43,6 +43,18 @@ def test_fewer_calls_are_the_first_of_more():
         assert torch.equal(part.x, whole.prefixes[k - 1]) and part.calls == len(part.prefixes) == k
 
 
+def test_a_stand_in_takes_all_calls_but_the_last():
+    seen = []
+
+    def named(name):
+        return lambda x, sigma: (seen.append((name, float(sigma[0]))), network(x, sigma))[1]
+
+    latents = draw_latents(5, 3, (3,), seeded())
+    found = generate(named("last"), 3, *latents, LEVELS, early=named("early"))
+    assert [name for name, _ in seen] == ["early", "early", "last"]
+    assert torch.equal(found.x, generate(network, 3, *latents, LEVELS).x)
+
+
 def test_the_network_is_called_k_times_at_the_levels_in_turn():
     seen = []
 
