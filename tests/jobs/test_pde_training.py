@@ -95,7 +95,9 @@ def test_held_out_fields_are_other_fields_of_the_same_law(teacher):
 
 @pytest.mark.filterwarnings("ignore:no state of the run passed")
 def test_a_student_comes_back_with_its_equation(teacher, tmp_path):
-    settings = PhysInstruct(pairs=0, iterations=2, batch=8, eval_every=2, eval_samples=16, levels=(2.5, 0.4))
+    settings = PhysInstruct(
+        pairs=0, law_steps=0, iterations=2, batch=8, eval_every=2, eval_samples=16, levels=(2.5, 0.4)
+    )
     options = {"pde": "burgers", "n_reference": 32, "progress": False, "command": "it"}
     student = train_student(teacher, tmp_path / "s", settings, **options)
     again = load_student(tmp_path / "s")
@@ -107,7 +109,7 @@ def test_a_student_comes_back_with_its_equation(teacher, tmp_path):
 @pytest.mark.filterwarnings("ignore:no state of the run passed")
 def test_the_page_on_students_runs(teacher, tmp_path, monkeypatch):
     """What docs/pde.md shows under "Use a student", with a packaged student of two steps in place of a good one."""
-    settings = PhysInstruct(pairs=0, iterations=2, batch=8, eval_every=2, eval_samples=16)
+    settings = PhysInstruct(pairs=0, law_steps=0, iterations=2, batch=8, eval_every=2, eval_samples=16)
     train_student(teacher, tmp_path / "burgers-32", settings, n_reference=32, progress=False)
     monkeypatch.setattr(zoo, "ZOO", tmp_path)
     short = functools.partial(phys_instruct.LatentRTO, steps=5, rounds=1)

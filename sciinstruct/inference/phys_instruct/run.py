@@ -2,13 +2,14 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sciinstruct.core import Denoiser, SolverError
+from sciinstruct.core import Denoiser, SolverError, track
 from sciinstruct.diffusion.ema import EMA
 from sciinstruct.divergences import Divergence, LogNormal
 from sciinstruct.inference.phys_instruct.auxiliary import CallAuxiliary
@@ -130,31 +131,50 @@ class DistillationRun:
             }
         return info
 
-    def _generate(self) -> Fields:
+    def _generate(self, network: Denoiser) -> Fields:
         """A batch in equal parts after 1, ..., K calls of the same latents: every call serves as somebody's last."""
         k = len(self.levels)
         latents = draw_latents(self.settings.batch // k, k, self.teacher.event_shape, self.rng, self.device)
-        made = generate(self.network.denoise, k, *latents, self.levels, last_call_only=True)
+        made = generate(network.denoise, k, *latents, self.levels, last_call_only=True)
         return Fields(torch.cat(made.prefixes), k)
 
     def _fit_auxiliary(self) -> float:
-        with torch.no_grad():
-            x = self._generate().x
-        self._check("generated field", x)
-        low, high = self.teacher.sigma_range
-        loss = _FIT.student_loss(
-            x, self.auxiliary.denoise, low, high, sigma_data=self.spread, generator=self.rng, levels=self.law
-        )
-        self._check("auxiliary", loss)
+        loss = self._law_loss(self.network, self.auxiliary)
         self.fitter.zero_grad()
         loss.backward()
         self._descend(self.fitter, self.settings.auxiliary_rate)
         return float(loss.detach())
 
+    def _law_loss(self, network: Denoiser, auxiliary: CallAuxiliary) -> Tensor:
+        """Denoising loss of `auxiliary` on fields of `network`."""
+        with torch.no_grad():
+            x = self._generate(network).x
+        self._check("generated field", x)
+        low, high = self.teacher.sigma_range
+        loss = _FIT.student_loss(
+            x, auxiliary.denoise, low, high, sigma_data=self.spread, generator=self.rng, levels=self.law
+        )
+        self._check("auxiliary", loss)
+        return loss
+
+    def _settle(self, network: Denoiser, law: CallAuxiliary, progress: bool) -> None:
+        """Fit the law to the generator that is kept, by falling steps: in the run it chased a moving one."""
+        steps = self.settings.law_steps
+        law.requires_grad_(True)
+        fitter = _adam(law)
+        for step in track(range(steps), progress=progress, description="the student's law"):
+            for group in fitter.param_groups:
+                group["lr"] = self.settings.auxiliary_rate * 0.25 * (1 + math.cos(math.pi * step / steps))
+            loss = self._law_loss(network, law)
+            fitter.zero_grad()
+            loss.backward()
+            fitter.step()
+        law.requires_grad_(False)
+
     def _move_generator(self) -> dict[str, float]:
         """Both pulls as gradients in the fields, then one pass back through the network."""
         share = self.settings.weight_at(self.step)
-        fields = self._generate()
+        fields = self._generate(self.network)
         low, high = self.teacher.sigma_range
         self.auxiliary.requires_grad_(False)
         target = self._target(share)
@@ -248,8 +268,11 @@ class DistillationRun:
             "lambda": self.curves["lambda"][-1],
         }
 
-    def student(self, seconds: float) -> Student:
-        """The best state of the run as a student; the last where nothing was measured."""
+    def student(self, began: float, progress: bool = False) -> Student:
+        """The best state of the run as a student, its law fitted to it; the last state where nothing was measured.
+
+        `began` is the reading of `time.perf_counter` at the start.
+        """
         best = self.selection.best()
         measured, state = best if best is not None else (None, self._keepable())
         self.average.average = {k: v.clone() for k, v in state["average"].items()}
@@ -257,7 +280,8 @@ class DistillationRun:
         self.average.copy_to(network)
         law = copy_of(self.auxiliary, self.device, "auto", trainable=False)
         law.load_state_dict(state["auxiliary"])
-        card = self._card(measured, state["lambda"], seconds)
+        self._settle(network, law, progress)
+        card = self._card(measured, state["lambda"], time.perf_counter() - began)
         return Student(network, law, self.equation, self.levels, card, self.curves, tuple(self.selection.history))
 
     def _card(self, measured: Measured | None, lam: float, seconds: float) -> dict[str, Any]:

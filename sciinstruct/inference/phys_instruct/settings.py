@@ -70,6 +70,8 @@ class PhysInstruct:
         Generator steps, and fields per step: a batch // K of latents, each giving a field after every one of K calls.
     n_aux : int
         Steps of the auxiliary denoiser, which learns the generator's law, per generator step.
+    law_steps : int
+        Steps that fit the auxiliary denoiser to the state that is kept, which makes it a prior, `Student.denoiser`.
     learning_rate, auxiliary_rate : float
         Of Adam(0, 0.999); both fall along a cosine to 5 % over the last half of the run.
     warmup, ramp : float
@@ -109,6 +111,7 @@ class PhysInstruct:
     iterations: int = 600
     batch: int = 64
     n_aux: int = 1
+    law_steps: int = 300
     learning_rate: float = 1.5e-4
     auxiliary_rate: float = 6e-4
     warmup: float = 0.05
@@ -171,6 +174,7 @@ class PhysInstruct:
                 f"warmup and ramp are shares of the run, got {self.warmup} and {self.ramp}",
             ),
             (not 0 <= self.anchor < math.inf, f"anchor must be finite and not negative, got {self.anchor}"),
+            (self.law_steps < 0, f"law_steps must not be negative, got {self.law_steps}"),
             (self.pairs < 0, f"pairs must not be negative, got {self.pairs}"),
             (not 0 <= self.ema < 1, f"ema must be at least 0 and below 1, got {self.ema}"),
             (
@@ -238,7 +242,7 @@ class PhysInstruct:
             run.restore(load_checkpoint(checkpoint))
         began = time.perf_counter()
         self._loop(run, progress, callback, checkpoint)
-        return run.student(time.perf_counter() - began)
+        return run.student(began, progress)
 
     def _loop(
         self,

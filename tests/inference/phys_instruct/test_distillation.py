@@ -13,7 +13,9 @@ from sciinstruct.inference.phys_instruct import PhysInstruct, Student
 from sciinstruct.inference.phys_instruct.selection import Measured, Selection
 from sciinstruct.operators.pde import Burgers
 
-SHORT = PhysInstruct(pairs=0, iterations=6, batch=8, n_aux=2, eval_every=2, eval_samples=16, warmup=0.2, ramp=0.3)
+SHORT = PhysInstruct(
+    pairs=0, law_steps=0, iterations=6, batch=8, n_aux=2, eval_every=2, eval_samples=16, warmup=0.2, ramp=0.3
+)
 pytestmark = pytest.mark.filterwarnings("ignore:no state of the run passed the selection")
 
 
@@ -32,6 +34,7 @@ def covariance(student, n=20_000):
 
 ONE_CALL = dict(
     pairs=0,
+    law_steps=0,
     levels=(2.5,),
     iterations=300,
     batch=128,
@@ -62,7 +65,9 @@ def test_the_residual_pulls_a_law_that_does_not_obey(pair, gaussian_teacher, set
 def test_the_weight_is_set_by_the_share_of_the_gradients(teacher, burgers):
     """Exact at the first iteration, where the running means are the gradients' sizes themselves."""
     seen = []
-    settings = PhysInstruct(pairs=0, iterations=2, batch=8, n_aux=1, warmup=0.0, ramp=0.0, auto_lambda=0.25)
+    settings = PhysInstruct(
+        pairs=0, law_steps=0, iterations=2, batch=8, n_aux=1, warmup=0.0, ramp=0.0, auto_lambda=0.25
+    )
     settings.train(teacher, burgers, generator=0, callback=lambda step, info: seen.append(info["residual_share"]))
     assert seen[0] == pytest.approx(0.25, rel=1e-5)
 
@@ -93,7 +98,7 @@ def test_the_teacher_is_left_alone_and_both_networks_move(teacher, burgers, true
     ids=lambda s: " ".join(map(str, s.values())),
 )
 def test_every_kind_of_run_gives_finite_fields(teacher, burgers, settings):
-    run = PhysInstruct(pairs=0, iterations=3, batch=8, n_aux=1, warmup=0.0, ramp=0.0, **settings)
+    run = PhysInstruct(pairs=0, law_steps=0, iterations=3, batch=8, n_aux=1, warmup=0.0, ramp=0.0, **settings)
     student = run.train(teacher, burgers, generator=0)
     assert torch.isfinite(student.sample(3, 4, generator=seeded())).all()
     assert len(student.curves["residual"]) == 3
@@ -216,12 +221,12 @@ def test_bad_settings_are_named(settings, text):
 
 
 def test_the_weight_rises_after_the_warm_up():
-    settings = PhysInstruct(pairs=0, iterations=100, warmup=0.2, ramp=0.2)
+    settings = PhysInstruct(pairs=0, law_steps=0, iterations=100, warmup=0.2, ramp=0.2)
     assert [settings.weight_at(i) for i in (0, 19, 30, 40, 99)] == pytest.approx([0, 0, 0.5, 1, 1])
 
 
 def test_the_rates_fall_over_the_last_half():
-    settings = PhysInstruct(pairs=0, iterations=100)
+    settings = PhysInstruct(pairs=0, law_steps=0, iterations=100)
     assert [settings.rate_at(i) for i in (0, 50, 75, 100)] == pytest.approx([1, 1, 0.525, 0.05])
 
 
@@ -344,7 +349,7 @@ def test_files_that_do_not_fit_are_refused(student, tmp_path):
 
 
 def test_a_teacher_that_cannot_be_saved_says_so(pair, gaussian_teacher, tmp_path):
-    settings = PhysInstruct(pairs=0, iterations=2, batch=4)
+    settings = PhysInstruct(pairs=0, law_steps=0, iterations=2, batch=4)
     student = settings.train(gaussian_teacher(torch.eye(2)), pair, generator=0)
     with pytest.raises(PriorError, match="only students of a NetworkPrior"):
         student.save(tmp_path)

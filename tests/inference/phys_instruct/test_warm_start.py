@@ -61,7 +61,9 @@ def test_later_calls_are_denoisers_of_the_same_fields(gaussian_teacher):
     assert float(found.detach()) == pytest.approx(1.0, abs=0.05)
 
 
-SHORT = PhysInstruct(pairs=12, iterations=3, batch=8, n_aux=1, eval_every=1, eval_samples=16, warmup=0.0, ramp=0.0)
+SHORT = PhysInstruct(
+    pairs=12, law_steps=2, iterations=3, batch=8, n_aux=1, eval_every=1, eval_samples=16, warmup=0.0, ramp=0.0
+)
 
 
 def weights(student):
@@ -93,7 +95,7 @@ def test_an_interrupted_start_leaves_no_checkpoint(teacher, burgers, tmp_path, m
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"pairs": -1}, {"anchor": -0.5}, {"anchor": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"pairs": -1}, {"law_steps": -1}, {"anchor": -0.5}, {"anchor": float("nan")}])
 def test_settings_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PhysInstruct(**wrong)
