@@ -54,6 +54,14 @@ def test_the_students_law_is_the_teachers_where_networks_can_represent_it(pair, 
     assert float((found - target).norm() / target.norm()) < 0.08
 
 
+def test_the_law_is_that_of_the_fields_kept(pair, gaussian_teacher):
+    """After a run far too short for the auxiliary to follow the generator."""
+    settings = {**ONE_CALL, "iterations": 20, "law_steps": 400, "lam": 0.0}
+    student = PhysInstruct(**settings).train(gaussian_teacher([[0.30, 0.12], [0.12, 0.20]]), pair, generator=0)
+    root, found = student.denoiser().root.double(), covariance(student)
+    assert float((root @ root.T - found).norm() / found.norm()) < 0.06
+
+
 @pytest.mark.parametrize("settings", [{"lam": 0.3}, {"lam": 1.0, "diffused_residual": True}], ids=["penalty", "tilt"])
 def test_the_residual_pulls_a_law_that_does_not_obey(pair, gaussian_teacher, settings):
     """The teacher's own-scale error is (2 (0.3 - 0.2) / 0.3)^(1/2)."""
