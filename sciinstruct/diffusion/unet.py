@@ -30,6 +30,9 @@ class UNetConfig:
         Width of the noise-level embedding.
     periodic : bool
         Wrap the image around at its borders (fields on a torus) instead of padding with zeros.
+    positions : bool
+        Tell the network where each pixel is. Wrapped convolutions alone cannot: their law stays the same under shifts,
+        and that of fields under a force fixed in space does not.
     """
 
     in_channels: int = 1
@@ -39,6 +42,7 @@ class UNetConfig:
     blocks: int = 1
     embedding: int = 128
     periodic: bool = False
+    positions: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -125,6 +129,14 @@ class NoiseEmbedding(nn.Module):
         return self.layers(torch.cat([angles.cos(), angles.sin()], 1))
 
 
+def _places(x: Tensor) -> Tensor:
+    """Sine and cosine of every pixel's row and column, each once around the image: (B, 4, H, W) for x (B, C, H, W)."""
+    height, width = x.shape[-2:]
+    rows, columns = (2 * math.pi * torch.arange(n, device=x.device) / n for n in (height, width))
+    around = [rows.sin()[:, None], rows.cos()[:, None], columns.sin(), columns.cos()]
+    return torch.stack([a.expand(height, width) for a in around]).to(x.dtype).expand(len(x), -1, -1, -1)
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions with feature-wise modulation by the noise level."""
 
@@ -188,7 +200,7 @@ class UNet(nn.Module):
         widths = [config.channels * m for m in config.multipliers]
         emb, periodic = config.embedding, config.periodic
         self.embed = NoiseEmbedding(emb)
-        self.first = Conv3(config.in_channels, widths[0], periodic)
+        self.first = Conv3(config.in_channels + 4 * config.positions, widths[0], periodic)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for above, width in zip([widths[0], *widths], widths):
             sizes = [above] + [width] * config.blocks
@@ -227,7 +239,7 @@ class UNet(nn.Module):
                 f"got {tuple(x.shape[-2:])}; pad the image or take fewer multipliers"
             )
         embedding = self.embed(c_noise)
-        h, skips = self.first(x), []
+        h, skips = self.first(torch.cat([x, _places(x)], 1) if self.config.positions else x), []
         for level, blocks in enumerate(self.down):
             if level:
                 skips.append(h)

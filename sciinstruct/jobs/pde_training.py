@@ -108,7 +108,12 @@ def train_teacher(
         ),
         folder,
         network=UNetConfig(
-            in_channels=channels, out_channels=channels, channels=32, multipliers=(1, 2, 2, 2), periodic=periodic
+            in_channels=channels,
+            out_channels=channels,
+            channels=32,
+            multipliers=(1, 2, 2, 2),
+            periodic=periodic,
+            positions=periodic,  # a force may be fixed in space
         ),
         per_channel=True,
         about={

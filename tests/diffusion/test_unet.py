@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sciinstruct.diffusion import PRESETS, UNet, UNetConfig
-from sciinstruct.diffusion.unet import _Wrap
+from sciinstruct.diffusion.unet import _places, _Wrap
 
 F64 = torch.float64
 
@@ -39,6 +39,22 @@ def test_periodic_network_commutes_with_shifts():
     net, x, c = _network(periodic=True), _images(1, 1, 32, 32), torch.zeros(1, dtype=F64)
     for shift in ((8, 0), (0, 16), (24, 8)):
         torch.testing.assert_close(net(x.roll(shift, (2, 3)), c), net(x, c).roll(shift, (2, 3)), rtol=1e-9, atol=1e-10)
+
+
+def test_a_network_told_positions_does_not_commute_with_shifts():
+    net, x, c = _network(periodic=True, positions=True), _images(1, 1, 32, 24), torch.zeros(1, dtype=F64)
+    difference = net(x.roll(8, 2), c) - net(x, c).roll(8, 2)
+    assert difference.std() > 0.01 * net(x, c).std()
+
+
+def test_positions_go_once_around_the_image():
+    rows_sin, rows_cos, columns_sin, columns_cos = _places(_images(2, 3, 8, 12))[1]
+    assert rows_sin.shape == (8, 12)
+    torch.testing.assert_close(rows_sin.square() + rows_cos.square(), torch.ones(8, 12, dtype=F64))
+    for wave, axis in ((rows_cos, 0), (columns_sin, 1)):
+        power = torch.fft.rfft(wave, dim=axis).abs().sum(1 - axis)
+        assert power[1] > 1e6 * power[2:].max()
+    assert rows_sin[2, 0] == 1 and columns_cos[0, 6] == -1  # a quarter and half of the way
 
 
 @pytest.mark.parametrize("side", [1, 2, 5])
